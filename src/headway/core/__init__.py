@@ -1,0 +1,116 @@
+"""The asynchronous server as a state machine.
+
+What belongs here: layouts, updates, the seams of an algorithm, the server and its doors, events
+and replay. What does not: threads, sockets, files, clocks and global random state. Time and
+randomness come in as arguments.
+"""
+
+from __future__ import annotations
+
+from headway.core import errors
+from headway.core.algorithm import KEEP, Algorithm, Keep, View
+from headway.core.checks import FAULTS
+from headway.core.context import Context
+from headway.core.events import (
+    CheckedOut,
+    Event,
+    Lost,
+    Noted,
+    Registered,
+    Submitted,
+    Ticked,
+    Waited,
+    from_record,
+    to_record,
+)
+from headway.core.gate import Asynchronous, Bulk, CancelStale, Gate, StaleSynchronous
+from headway.core.inbox import Inbox
+from headway.core.layout import Buffers, Entry, ParameterLayout
+from headway.core.replay import replay
+from headway.core.scheduler import FirstCome, RandomOrder, Scheduler
+from headway.core.server import Job, Recording, Reply, Server
+from headway.core.snapshots import SnapshotRing
+from headway.core.table import WorkerTable
+from headway.core.transform import (
+    ClientTransform,
+    Dropped,
+    Held,
+    Needs,
+    Outcome,
+    Pass,
+    PayloadKind,
+    ServerStep,
+    Ticking,
+    Transform,
+)
+from headway.core.update import (
+    Cancel,
+    Checkout,
+    Contributions,
+    Effect,
+    Receipt,
+    Timer,
+    Update,
+    Wait,
+    Wake,
+    WorkOrder,
+)
+
+__all__ = [
+    "FAULTS",
+    "KEEP",
+    "Algorithm",
+    "Asynchronous",
+    "Buffers",
+    "Bulk",
+    "Cancel",
+    "CancelStale",
+    "CheckedOut",
+    "Checkout",
+    "ClientTransform",
+    "Context",
+    "Contributions",
+    "Dropped",
+    "Effect",
+    "Entry",
+    "Event",
+    "FirstCome",
+    "Gate",
+    "Held",
+    "Inbox",
+    "Job",
+    "Keep",
+    "Lost",
+    "Needs",
+    "Noted",
+    "Outcome",
+    "ParameterLayout",
+    "Pass",
+    "PayloadKind",
+    "RandomOrder",
+    "Receipt",
+    "Recording",
+    "Registered",
+    "Reply",
+    "Scheduler",
+    "Server",
+    "ServerStep",
+    "SnapshotRing",
+    "StaleSynchronous",
+    "Submitted",
+    "Ticked",
+    "Ticking",
+    "Timer",
+    "Transform",
+    "Update",
+    "View",
+    "Wait",
+    "Waited",
+    "Wake",
+    "WorkOrder",
+    "WorkerTable",
+    "errors",
+    "from_record",
+    "replay",
+    "to_record",
+]

@@ -1,0 +1,97 @@
+"""The algorithm record: a value that does not know where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import reduce
+from operator import or_
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from headway.core.errors import ConfigurationError
+from headway.core.gate import Asynchronous, Gate
+from headway.core.transform import ClientTransform, Needs, PayloadKind, ServerStep, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headway.core.context import Context
+    from headway.core.update import WorkOrder
+
+__all__ = ["KEEP", "Algorithm", "Keep", "View"]
+
+
+class Keep(Enum):
+    """The type of :data:`KEEP`."""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
+"""A view's way to say: stay on the parameters that you have."""
+
+
+class View(Protocol):
+    """Decides what a worker is sent, which need not be what is stored."""
+
+    def __call__(self, context: Context, states: tuple[Any, ...]) -> tuple[Tensor, int] | Keep:
+        """Choose for ``context.worker``.
+
+        Args:
+            context: The moment.
+            states: The states of the chain's transforms, in order, and last the step's. Read only.
+
+        Returns:
+            A vector, copied by the server before anything else happens, and its version; or
+            :data:`KEEP`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """What workers send, what an update is worth, and who may start.
+
+    Args:
+        name: As in the gallery, such as ``"fedbuff"``.
+        payload: ``"gradient"`` at the base, ``"delta"`` = local - base, or ``"weights"``.
+        chain: The server's transforms, applied in order.
+        step: What ends the chain and changes the model.
+        client: The worker's transforms.
+        gate: Who may start now, and who must stop.
+        view: What is sent; ``None``: the current parameters.
+        work: How much a worker shall do: called at checkout, ``None``: the worker decides.
+        settings: The arguments it was made with, for reports.
+
+    Raises:
+        ConfigurationError: The step is not defined for this payload.
+    """
+
+    name: str
+    payload: PayloadKind
+    step: ServerStep
+    chain: tuple[Transform, ...] = ()
+    client: tuple[ClientTransform, ...] = ()
+    gate: Gate = field(default_factory=Asynchronous)
+    view: View | None = None
+    work: Callable[[Context], WorkOrder] | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if self.payload not in self.step.accepts:
+            raise ConfigurationError(
+                f"the step of `{self.name}` cannot apply this payload",
+                got=self.payload,
+                expected=" or ".join(sorted(self.step.accepts)),
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """What all its parts need together."""
+        return reduce(or_, (transform.needs for transform in self.chain), self.step.needs)
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"{self.name}({settings})"

@@ -1,0 +1,223 @@
+"""Who is known, who waits, and whose turn it is: gate and scheduler put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from headway.core import tree
+from headway.core.gate import Gate
+from headway.core.scheduler import Scheduler
+from headway.core.update import Receipt, Wake
+
+__all__ = ["Roster", "Worker"]
+
+AWAY, WAITING, REFUSED, WOKEN = "away", "waiting", "refused", "woken"
+_RECEIPTS_KEPT = 4
+
+
+@dataclass(slots=True)
+class Worker:
+    """What the server knows of a worker. ``place``: whether it waits, and how."""
+
+    index: int
+    name: str
+    place: str = AWAY
+    lost: bool = False
+    version: int = 0
+    jobs: list[int] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
+
+    def remember(self, receipt: Receipt) -> None:
+        """Keep a receipt, so that the same job submitted again gets it again."""
+        if len(self.receipts) == _RECEIPTS_KEPT:
+            del self.receipts[0]
+        self.receipts.append(receipt)
+
+
+class Roster:
+    """The workers, and the rule by which they start.
+
+    A worker that asks goes into the scheduler's hands. While there is room, the scheduler picks;
+    who is picked and may start is *woken*: a place in flight is kept for it until it checks out.
+    Whom the gate refuses stands aside until the gate says that something changed.
+    """
+
+    def __init__(self, gate: Gate, scheduler: Scheduler, seed: int) -> None:
+        self.gate = gate
+        self.scheduler = scheduler
+        self.gate_state: Any = gate.init()
+        self.scheduler_state: Any = scheduler.init(seed)
+        self.names: list[str] = []
+        self.num_lost = 0
+        self.num_running = 0
+        self.num_woken = 0
+        self._index: dict[str, int] = {}
+        self._workers: dict[int, Worker] = {}
+        self._refused: dict[int, None] = {}
+
+    def find(self, name: str) -> Worker | None:
+        """The worker of this name, if it has joined."""
+        index = self._index.get(name)
+        if index is None:
+            return None
+        worker = self._workers.get(index)
+        if worker is None:
+            # Registered, and not heard of since: it waits in the scheduler's hands.
+            worker = self._workers[index] = Worker(index, name, WAITING)
+        return worker
+
+    def join(self, name: str) -> Worker:
+        """The worker of this name, new or returning."""
+        worker = self.find(name)
+        if worker is None:
+            index = self._index[name] = len(self.names)
+            self.names.append(name)
+            worker = self._workers[index] = Worker(index, name)
+        elif worker.lost:
+            worker.lost = False
+            self.num_lost -= 1
+        return worker
+
+    def register(self, names: Iterable[str]) -> None:
+        """Announce workers, each as if it had asked and been told to wait."""
+        for name in names:
+            if name not in self._index:
+                index = self._index[name] = len(self.names)
+                self.names.append(name)
+                self.scheduler.add(index, self.scheduler_state)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that ever joined."""
+        return len(self.names)
+
+    def ask(self, worker: Worker) -> None:
+        """The worker wants a job."""
+        if worker.place == AWAY:
+            self._put(worker)
+
+    def _put(self, worker: Worker) -> None:
+        if self.gate.refusal(worker.index, self.gate_state) is None:
+            worker.place = WAITING
+            self.scheduler.add(worker.index, self.scheduler_state)
+        else:
+            worker.place = REFUSED
+            self._refused[worker.index] = None
+
+    def reason(self, worker: Worker) -> str:
+        """Why a worker that waits was not woken."""
+        if worker.place == REFUSED:
+            return self.gate.refusal(worker.index, self.gate_state) or "waits for its turn"
+        limit = self.scheduler.concurrency
+        if limit is not None and self.num_running + self.num_woken >= limit:
+            return f"{limit} jobs are in flight, the most allowed"
+        return "waits for its turn"
+
+    def reopen(self) -> None:
+        """The gate changed: those who were refused may wait again."""
+        for index in list(self._refused):
+            if self.gate.refusal(index, self.gate_state) is None:
+                del self._refused[index]
+                worker = self._workers[index]
+                worker.place = WAITING
+                self.scheduler.add(index, self.scheduler_state)
+
+    def wake(self) -> list[Wake]:
+        """Pick as many as there is room for."""
+        woken: list[Wake] = []
+        limit = self.scheduler.concurrency
+        while limit is None or self.num_running + self.num_woken < limit:
+            if self.gate.full(self.gate_state):
+                break
+            index = self.scheduler.pick(self.scheduler_state)
+            if index is None:
+                break
+            name = self.names[index]
+            worker = self._workers.get(index)
+            if worker is None:
+                worker = self._workers[index] = Worker(index, name)
+            if self.gate.refusal(index, self.gate_state) is not None:
+                worker.place = REFUSED
+                self._refused[index] = None
+                continue
+            worker.place = WOKEN
+            self.num_woken += 1
+            self.gate.started(index, self.gate_state)
+            woken.append(Wake(name))
+        return woken
+
+    def start(self, worker: Worker, job: int) -> None:
+        """A woken worker has its job."""
+        worker.place = AWAY
+        self.num_woken -= 1
+        self.num_running += 1
+        worker.jobs.append(job)
+
+    def finish(self, worker: Worker, job: int) -> bool:
+        """The worker's update arrived. True: those who were refused may ask again."""
+        worker.jobs.remove(job)
+        self.num_running -= 1
+        return self.gate.finished(worker.index, self.gate_state)
+
+    def abandon(self, worker: Worker, job: int) -> bool:
+        """The worker's job ended without an update, and the worker is still there."""
+        worker.jobs.remove(job)
+        self.num_running -= 1
+        return self.gate.left(worker.index, self.gate_state, gone=False)
+
+    def lose(self, worker: Worker) -> bool:
+        """The worker is gone, with its jobs and its place."""
+        if worker.place == WAITING:
+            self.scheduler.remove(worker.index, self.scheduler_state)
+        elif worker.place == REFUSED:
+            del self._refused[worker.index]
+        elif worker.place == WOKEN:
+            self.num_woken -= 1
+        worker.place = AWAY
+        self.num_running -= len(worker.jobs)
+        worker.jobs.clear()
+        worker.lost = True
+        self.num_lost += 1
+        return self.gate.left(worker.index, self.gate_state, gone=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as a plain tree."""
+        return {
+            "names": list(self.names),
+            "workers": [self._dump_worker(worker) for worker in self._workers.values()],
+            "refused": list(self._refused),
+            "gate": tree.dump(self.gate_state),
+            "scheduler": tree.dump(self.scheduler_state),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace everything."""
+        self.names = list(state["names"])
+        self._index = {name: index for index, name in enumerate(self.names)}
+        self._workers = {}
+        for saved in state["workers"]:
+            worker = self._load_worker(saved)
+            self._workers[worker.index] = worker
+        self._refused = dict.fromkeys(state["refused"])
+        everyone = self._workers.values()
+        self.num_lost = sum(worker.lost for worker in everyone)
+        self.num_running = sum(len(worker.jobs) for worker in everyone)
+        self.num_woken = sum(worker.place == WOKEN for worker in everyone)
+        self.gate_state = tree.load(self.gate.init(), state["gate"])
+        self.scheduler_state = tree.load(self.scheduler_state, state["scheduler"])
+
+    @staticmethod
+    def _dump_worker(worker: Worker) -> dict[str, Any]:
+        saved: dict[str, Any] = tree.dump(worker)
+        # Effects were carried out when the receipt was first given.
+        saved["receipts"] = [list(r._replace(effects=())) for r in worker.receipts]
+        return saved
+
+    @staticmethod
+    def _load_worker(saved: dict[str, Any]) -> Worker:
+        values = dict(saved)
+        values["receipts"] = [Receipt(*r[:7]) for r in saved["receipts"]]
+        values["jobs"] = list(saved["jobs"])
+        return Worker(**values)

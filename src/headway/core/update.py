@@ -1,0 +1,174 @@
+"""What a worker sends, and what the server answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from headway.core.layout import Buffers
+
+__all__ = [
+    "Cancel",
+    "Checkout",
+    "Contributions",
+    "Effect",
+    "Receipt",
+    "Timer",
+    "Update",
+    "Wait",
+    "Wake",
+    "WorkOrder",
+]
+
+NO_METRICS: Mapping[str, float] = MappingProxyType({})
+
+
+class Contributions(NamedTuple):
+    """What went into a flush.
+
+    Attributes:
+        count: How many updates.
+        max_staleness: The largest staleness among them, in versions.
+        weight: The sum of their weights.
+    """
+
+    count: int
+    max_staleness: int
+    weight: float
+
+
+class Update(NamedTuple):
+    """One piece of finished work. It is a value: nothing in it is ever written to.
+
+    Attributes:
+        payload: Flat tensor, shape ``[num_params]`` (or of the fragment), dtype of the parameters.
+            A gradient, a delta (local - base) or weights, as the algorithm says.
+        base_version: The version that the work started from.
+        worker: Who did it.
+        sequence: The job that it answers, from the checkout.
+        num_examples: How many examples it saw, at least 0.
+        num_steps: How many local steps it took, at least 0.
+        weight: What the update is worth. Transforms multiply it; the step applies it, once.
+        fragment: Which fragment of the layout the payload is, ``None`` for the whole.
+        buffers: The worker's buffers after the work, where the model has any.
+        metrics: Numbers that the worker reports, such as ``{"loss": 0.7}``.
+        contributions: Set on a flush: what went into it.
+        learning_rate: Set by a transform that overrides the rate of the server's optimizer.
+
+    Example:
+        >>> import torch
+        >>> Update(torch.zeros(3), base_version=0, worker="worker-0", sequence=1).weight
+        1.0
+    """
+
+    payload: Tensor
+    base_version: int
+    worker: str
+    sequence: int
+    num_examples: int = 1
+    num_steps: int = 1
+    weight: float = 1.0
+    fragment: int | None = None
+    buffers: Buffers | None = None
+    metrics: Mapping[str, float] = NO_METRICS
+    contributions: Contributions | None = None
+    learning_rate: float | None = None
+
+
+class WorkOrder(NamedTuple):
+    """How much a worker shall do; ``None`` leaves it to the worker's own settings.
+
+    Attributes:
+        steps: Local steps, at least 1.
+        epochs: Passes over the local data, more than 0.
+        learning_rate: The local optimizer's learning rate.
+        fragment: Which fragment is wanted, ``None`` for the whole.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    learning_rate: float | None = None
+    fragment: int | None = None
+
+
+class Wake(NamedTuple):
+    """An effect: tell this waiting worker to check out now. A slot is kept for it."""
+
+    worker: str
+
+
+class Cancel(NamedTuple):
+    """An effect: tell this worker to abandon this job. The server has already forgotten it."""
+
+    job: int
+    worker: str
+
+
+class Timer(NamedTuple):
+    """An effect: call ``tick`` at this time, unless the run has ended."""
+
+    at: float
+
+
+Effect = Wake | Cancel | Timer
+
+
+class Checkout(NamedTuple):
+    """A job, and what to do it with.
+
+    Attributes:
+        version: The version to report as ``base_version``.
+        parameters: A read-only slot, valid until the job ends; ``None`` means: go on from your own.
+        job: The job's id, to report as ``sequence``.
+        work: How much to do.
+        buffers: The server's buffers at that version, where the model has any.
+        effects: What the shell shall do.
+    """
+
+    version: int
+    parameters: Tensor | None
+    job: int
+    work: WorkOrder
+    buffers: Buffers | None = None
+    effects: tuple[Effect, ...] = ()
+
+
+class Wait(NamedTuple):
+    """Not now. The server wakes the worker with a :class:`Wake` effect when its turn comes.
+
+    Attributes:
+        reason: Why, in a few words.
+        until: A time at which asking again makes sense; ``None``: wait to be woken.
+        effects: What the shell shall do.
+    """
+
+    reason: str
+    until: float | None = None
+    effects: tuple[Effect, ...] = ()
+
+
+class Receipt(NamedTuple):
+    """What became of an update.
+
+    Attributes:
+        status: ``"applied"`` changed the model, ``"buffered"`` waits for others, ``"rejected"``.
+        reason: Why it was held or rejected; empty when applied.
+        staleness: Server version at submit - base version, in versions; 0 where it is not known.
+        weight: What the update was worth when it was applied or buffered; 0 when rejected.
+        version: The server's version after this update.
+        job: The job it answers.
+        answer: A vector for the worker, where the rule has one (elastic averaging).
+        effects: What the shell shall do. A receipt that is given again has none.
+    """
+
+    status: Literal["applied", "buffered", "rejected"]
+    reason: str
+    staleness: int
+    weight: float
+    version: int
+    job: int
+    answer: Tensor | None = None
+    effects: tuple[Effect, ...] = ()
