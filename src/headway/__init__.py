@@ -1,0 +1,95 @@
+"""Headway: asynchronous training for PyTorch.
+
+Workers never wait for each other: each trains at its own pace, and the library decides what a late
+update is worth. An algorithm is a value that does not know where it runs.
+
+This file only names things. Each public name is loaded when it is first used, so that
+``import headway`` loads nothing else, and a worker loads no server, simulator or command line.
+
+Example:
+    >>> import headway as hw
+    >>> hw.__version__
+    '0.1.0.dev0'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headway import algorithms, core, data, tasks
+    from headway.algorithms import staleness
+    from headway.core import Algorithm, Server, Update, errors
+    from headway.simulation import Comparison, Result, compare, population, simulate, until
+    from headway.task import LocalTraining, Task
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Algorithm",
+    "Comparison",
+    "LocalTraining",
+    "Result",
+    "Server",
+    "Task",
+    "Update",
+    "__version__",
+    "algorithms",
+    "compare",
+    "core",
+    "data",
+    "errors",
+    "population",
+    "simulate",
+    "staleness",
+    "tasks",
+    "until",
+]
+
+# "module" stands for the module itself, "module:name" for something in it.
+_HOME = {
+    "Algorithm": "headway.core:Algorithm",
+    "Comparison": "headway.simulation:Comparison",
+    "LocalTraining": "headway.task:LocalTraining",
+    "Result": "headway.simulation:Result",
+    "Server": "headway.core:Server",
+    "Task": "headway.task:Task",
+    "Update": "headway.core:Update",
+    "algorithms": "headway.algorithms",
+    "compare": "headway.simulation:compare",
+    "core": "headway.core",
+    "data": "headway.data",
+    "errors": "headway.core.errors",
+    "population": "headway.simulation.population",
+    "simulate": "headway.simulation:simulate",
+    "staleness": "headway.algorithms.staleness",
+    "tasks": "headway.tasks",
+    "until": "headway.simulation:until",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use (PEP 562)."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(_unknown(name), name=name)
+    module, _, attribute = home.partition(":")
+    value: object = import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, __all__, n=1)
+    hint = f". Did you mean: {nearest[0]!r}?" if nearest else ""
+    return f"module {__name__!r} has no attribute {name!r}{hint}"
