@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 
 import pytest
@@ -32,10 +33,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Plugins of their own, because a conftest's hooks do not reach the doctests under src/.
+    config.pluginmanager.register(_TorchSeed(config), "torch-seed")
     is_worker = hasattr(config, "workerinput")
     if config.getoption("--ledger") and not is_worker:
-        # As a plugin of its own, it hears of the doctests under src/ too.
-        config.pluginmanager.register(_Ledger(), "headway-ledger")
+        config.pluginmanager.register(_Ledger(), "ledger")
+
+
+class _TorchSeed:
+    """Seeds torch's global generator as pytest-randomly seeds Python's and NumPy's."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        self.seed()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self) -> None:
+        self.seed()
+
+    def seed(self) -> None:
+        # A test that has not imported torch shall not pay for it.
+        if "torch" in sys.modules:
+            sys.modules["torch"].manual_seed(self.config.getoption("randomly_seed", 0))
 
 
 class _Ledger:
