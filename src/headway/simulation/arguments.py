@@ -1,0 +1,110 @@
+"""Checks of the numbers that a user gives to this package, with one wording for all of them."""
+
+from __future__ import annotations
+
+import operator
+from math import inf, isfinite
+
+from headway.core.errors import ArgumentTypeError, ConfigurationError
+
+__all__ = ["check_count", "check_number", "check_positive"]
+
+
+def check_number(name: str, value: object, *, where: str, minimum: float = -inf) -> float:
+    """Check that a number is finite and not too small.
+
+    Args:
+        name: What it is called.
+        value: What was given.
+        where: The function it was given to.
+        minimum: The smallest that can be used.
+
+    Returns:
+        It, as a float.
+
+    Raises:
+        ArgumentTypeError: If it is no number.
+        ConfigurationError: If it is NaN, infinite or below the minimum.
+
+    Example:
+        >>> check_number("sigma", 2, where="population.lognormal", minimum=0)
+        2.0
+    """
+    # float() would take strings too, and a boolean is an int.
+    if isinstance(value, str | bytes | bool) or not hasattr(value, "__float__"):
+        raise ArgumentTypeError(
+            f"{name} must be a number",
+            where=where,
+            got=repr(value),
+            expected="a finite number",
+            help="write a plain number, without quotes",
+        )
+    number = float(value)
+    if not isfinite(number) or number < minimum:
+        raise _unusable(name, value, where, _range(minimum))
+    return number
+
+
+def check_positive(name: str, value: object, *, where: str) -> float:
+    """Check that a number is finite and above 0; arguments and errors as :func:`check_number`.
+
+    Example:
+        >>> check_positive("time_s", 2, where="population.constant")
+        2.0
+    """
+    number = check_number(name, value, where=where)
+    if number <= 0.0:
+        raise _unusable(name, value, where, "a finite number above 0")
+    return number
+
+
+def check_count(name: str, value: object, *, where: str, maximum: int | None = None) -> int:
+    """Check that a number is whole and at least 1.
+
+    Args:
+        name: What it is called.
+        value: What was given.
+        where: The function it was given to.
+        maximum: The largest that can be used.
+
+    Returns:
+        It, as an int.
+
+    Raises:
+        ArgumentTypeError: If it is no integer.
+        ConfigurationError: If it is outside its range.
+
+    Example:
+        >>> check_count("num_clients", 10, where="population.constant")
+        10
+    """
+    expected = "an int, at least 1" + ("" if maximum is None else f" and at most {maximum}")
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = None
+    if count is None:
+        raise ArgumentTypeError(
+            f"{name} must be a whole number",
+            where=where,
+            got=repr(value),
+            expected=expected,
+            help="write it without quotes and without a decimal point",
+        )
+    if count < 1 or (maximum is not None and count > maximum):
+        raise _unusable(name, value, where, expected)
+    return count
+
+
+def _range(minimum: float) -> str:
+    return "a finite number" if minimum == -inf else f"a finite number, at least {minimum:g}"
+
+
+def _unusable(name: str, value: object, where: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name} cannot be {value!r}",
+        where=where,
+        got=repr(value),
+        expected=expected,
+        help=f"change {name}, or leave it out where it has a default",
+    )
