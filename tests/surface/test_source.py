@@ -103,7 +103,8 @@ def test_the_core_and_the_algorithms_open_no_file(path):
 
 @by_path(MODULES)
 def test_a_file_has_one_subject(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 500
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines < 500
 
 
 @by_path(MODULES)
