@@ -43,8 +43,9 @@ def loaded_after(*statements):
 
 def third_party(modules):
     """The names of the installed packages among the modules, Headway left out."""
-    tops = {module.partition(".")[0] for module in modules}
-    return {top for top in tops if top not in sys.stdlib_module_names} - {"headway"}
+    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
+    # Extension modules that Cython has built share these, which belong to no package.
+    return {top for top in tops if not top.startswith(("_", "cython_runtime"))} - {"headway"}
 
 
 def rooms(modules):
