@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from math import isfinite, nan
+from operator import index
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from headway.core.layout import Buffers
+from headway.core.update import NO_METRICS, Update
+
 if TYPE_CHECKING:
     from headway.core.context import Context
-    from headway.core.update import Update
 
-__all__ = ["FAULTS", "all_finite", "find_fault"]
+__all__ = ["FAULTS", "all_finite", "find_fault", "readable"]
+
+_COUNT_LIMIT = 1 << 63
+_STRIDED = torch.strided
 
 FAULTS = {
     "unknown_worker": "no worker of this name has joined",
@@ -26,9 +33,9 @@ FAULTS = {
     "wrong_size": "the payload's length is not that of the parameters or the fragment",
     "wrong_device": "the payload is on another device than the parameters",
     "wrong_fragment": "the layout has no such fragment",
-    "wrong_buffers": "the buffers' sizes or dtypes are not those of the server",
-    "bad_weight": "the weight is negative or not finite",
-    "bad_count": "num_examples or num_steps is negative",
+    "wrong_buffers": "the buffers' sizes, dtypes or device are not those of the server",
+    "bad_weight": "the weight is negative, not finite or not a number",
+    "bad_count": "num_examples or num_steps is not an int from 0 to 2**63 - 1",
     "not_finite": "the payload or the buffers contain NaN or infinity",
     "zero_weight": "the weight became 0: the update is worth nothing",
 }
@@ -44,18 +51,125 @@ def all_finite(vector: Tensor) -> bool:
     return isfinite(vector.sum().item()) or bool(torch.isfinite(vector).all())
 
 
+def readable(update: Update) -> Update:
+    """The update with each field of its own type: itself, where that is so already.
+
+    A careless worker can put anything anywhere. What has a plain meaning is converted (the numbers
+    of numpy; a payload that autograd still tracks is detached), what has none becomes a value that
+    :func:`find_fault` refuses, and a metric that is not a number becomes NaN. So nothing after this
+    looks at types, and the event can be written as JSON and replayed. What only the server's own
+    transforms may set (``contributions``, ``learning_rate``) is ignored.
+    """
+    # Taken apart once, because this runs for every update that arrives.
+    payload: Any
+    payload, base, worker, sequence, examples, steps, weight, fragment = update[:8]
+    buffers, metrics, contributions, learning_rate = update[8:]
+    if (
+        type(sequence) is int
+        and type(worker) is str
+        and type(base) is int
+        and type(examples) is int
+        and type(steps) is int
+        and type(weight) is float
+        and isfinite(weight)
+        and (fragment is None or type(fragment) is int)
+        and contributions is None
+        and learning_rate is None
+        and isinstance(payload, Tensor)
+        and payload.layout is _STRIDED
+        and not payload.is_nested
+        and not payload.requires_grad
+        and (buffers is None or _are_buffers(buffers))
+        and (metrics is NO_METRICS or _are_metrics(metrics))
+    ):
+        return update
+    return _converted(update)
+
+
+def _converted(update: Update) -> Update:
+    worker: Any = update.worker
+    weight = _number(update.weight)
+    fields: dict[str, Any] = {
+        "payload": update.payload.detach() if _is_dense(update.payload) else None,
+        "base_version": _integer(update.base_version),
+        "worker": str(worker) if isinstance(worker, str) else f"<{type(worker).__name__}>",
+        "sequence": _integer(update.sequence),
+        "num_examples": _integer(update.num_examples),
+        "num_steps": _integer(update.num_steps),
+        "weight": weight if isfinite(weight) else -1.0,
+        "fragment": None if update.fragment is None else _integer(update.fragment),
+        "buffers": None if update.buffers is None else _detached(update.buffers),
+        "metrics": _numbers(update.metrics),
+        "contributions": None,
+        "learning_rate": None,
+    }
+    return update._replace(**fields)
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
+
+
+def _are_buffers(buffers: Any) -> bool:
+    return (
+        isinstance(buffers, Buffers)
+        and all(map(_is_dense, buffers))
+        and not buffers.floating.requires_grad
+    )
+
+
+def _are_metrics(metrics: Any) -> bool:
+    if type(metrics) is not dict:
+        return False
+    for name, value in metrics.items():
+        if type(name) is not str or type(value) is not float:
+            return False
+    return True
+
+
+def _detached(buffers: Any) -> Buffers:
+    if isinstance(buffers, Buffers) and all(map(_is_dense, buffers)):
+        return Buffers(buffers.floating.detach(), buffers.integer.detach())
+    # No server has buffers of this dtype, so these are refused, here and in a replay.
+    nothing = torch.empty(0, dtype=torch.bool)
+    return Buffers(nothing, nothing)
+
+
+def _numbers(metrics: Any) -> Mapping[str, float]:
+    if isinstance(metrics, Mapping):
+        return {str(name): _number(value) for name, value in metrics.items()}
+    return NO_METRICS if metrics is None else {"unreadable_metrics": nan}
+
+
+def _number(value: Any) -> float:
+    try:
+        # A numpy number or a tensor of one element, which ``float`` alone would warn about.
+        plain = value.item() if hasattr(value, "item") else value
+        return nan if isinstance(plain, str | bytes) else float(plain)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return nan
+
+
+def _integer(value: Any) -> int:
+    try:
+        return index(value)
+    except (TypeError, ValueError, RuntimeError):
+        return -1
+
+
 def find_fault(update: Update, version: int, context: Context) -> str | None:
     """The first fault of an update that answers a known job; ``None`` when it is sound.
 
     Args:
-        update: What arrived.
+        update: What arrived, made :func:`readable`.
         version: The version that the job was given.
         context: Of the server.
     """
     if update.base_version != version:
         return "future_version" if update.base_version > context.version else "wrong_version"
-    payload, parameters = update.payload, context.parameters
-    if not isinstance(payload, Tensor) or payload.layout is not torch.strided:
+    payload: Any = update.payload
+    parameters = context.parameters
+    if not isinstance(payload, Tensor):
         return "wrong_type"
     if payload.dtype is not parameters.dtype:
         return "wrong_dtype"
@@ -66,7 +180,7 @@ def find_fault(update: Update, version: int, context: Context) -> str | None:
         return "wrong_device"
     if not 0.0 <= update.weight < float("inf"):
         return "bad_weight"
-    if update.num_examples < 0 or update.num_steps < 0:
+    if not (0 <= update.num_examples < _COUNT_LIMIT and 0 <= update.num_steps < _COUNT_LIMIT):
         return "bad_count"
     if update.buffers is not None:
         fault = _buffer_fault(update, context)
@@ -89,6 +203,7 @@ def _buffer_fault(update: Update, context: Context) -> str | None:
     if context.buffers is None or update.buffers is None:
         return "wrong_buffers"
     for got, have in zip(update.buffers, context.buffers, strict=True):
-        if got.shape != have.shape or got.dtype is not have.dtype:
+        same = got.shape == have.shape and got.dtype is have.dtype and got.device == have.device
+        if not same:
             return "wrong_buffers"
     return None if all_finite(update.buffers.floating) else "not_finite"

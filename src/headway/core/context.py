@@ -121,7 +121,9 @@ class Context:
 
     def target(self, fragment: int | None) -> Tensor:
         """The part of the parameters that a payload with this fragment changes."""
-        return self.parameters if fragment is None else self.parameters[self.layout.fragment(fragment)]
+        return (
+            self.parameters if fragment is None else self.parameters[self.layout.fragment(fragment)]
+        )
 
     def stream_state(self) -> tuple[int, Tensor] | None:
         """The present random stream, for a saved state."""

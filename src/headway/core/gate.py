@@ -1,13 +1,13 @@
 """Gates: who may start now, and who must stop.
 
-A gate sees workers as indices and hears of four things: a job started, a job finished (its update
-was taken, whatever became of it), a worker left its job (lost or cancelled), and a step was taken.
+A gate sees workers as indices and hears of four things: a place in flight was given away, a job
+finished (its update arrived), a worker left its job (lost or cancelled), and a step was taken.
 ``finished``, ``left`` and ``stepped`` return True when workers that were refused may ask again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,8 +39,8 @@ class Gate(Protocol):
         """A place in flight was given to this worker."""
         ...
 
-    def finished(self, worker: int, state: Any) -> bool:
-        """The worker's update has arrived."""
+    def finished(self, worker: int, state: Any, *, taken: bool) -> bool:
+        """The worker's update has arrived. ``taken``: it was not rejected."""
         ...
 
     def left(self, worker: int, state: Any, *, gone: bool) -> bool:
@@ -51,8 +51,8 @@ class Gate(Protocol):
         """The chain reached its step."""
         ...
 
-    def stop(self, jobs: Iterable[Job], version: int, state: Any) -> list[int]:
-        """Which jobs in flight, oldest first, shall be cancelled now."""
+    def stop(self, jobs: Collection[Job], version: int, state: Any) -> list[int]:
+        """Which jobs in flight, lowest version first, shall be cancelled now."""
         ...
 
 
@@ -75,7 +75,7 @@ class Asynchronous:
     def started(self, worker: int, state: None) -> None:
         """Nothing to note."""
 
-    def finished(self, worker: int, state: None) -> bool:
+    def finished(self, worker: int, state: None, *, taken: bool) -> bool:
         """Nobody was refused."""
         return False
 
@@ -87,7 +87,7 @@ class Asynchronous:
         """Nobody was refused."""
         return False
 
-    def stop(self, jobs: Iterable[Job], version: int, state: None) -> list[int]:
+    def stop(self, jobs: Collection[Job], version: int, state: None) -> list[int]:
         """Never stops a job."""
         return []
 
@@ -95,6 +95,7 @@ class Asynchronous:
 @dataclass(slots=True)
 class _Clocks:
     clock: dict[int, int] = field(default_factory=dict)
+    running: dict[int, int] = field(default_factory=dict)
     count: dict[int, int] = field(default_factory=dict)
     slowest: int = 0
 
@@ -103,10 +104,11 @@ class _Clocks:
 class StaleSynchronous:
     r"""Stale synchronous parallel: a worker may be at most ``bound`` clocks ahead of the slowest.
 
-    .. math:: \text{worker } i \text{ may start} \iff c_i - \min_j c_j \le s
+    .. math:: \text{worker } i \text{ may start} \iff c_i + r_i - \min_j c_j \le s
 
-    A worker's clock counts its finished jobs. One that joins starts at the slowest clock, and one
-    that is lost is no longer waited for.
+    A worker's clock :math:`c_i` counts its finished jobs, whatever became of them, and :math:`r_i`
+    the jobs that it has in flight already. One that joins starts at the slowest clock, and one that
+    is lost is no longer waited for.
 
     Args:
         bound: ``s``, at least 0. 0 is bulk-synchronous.
@@ -128,7 +130,8 @@ class StaleSynchronous:
 
     def refusal(self, worker: int, state: _Clocks) -> str | None:
         """Refuses a worker that is too far ahead."""
-        ahead = state.clock.get(worker, state.slowest) - state.slowest
+        clock = state.clock.get(worker, state.slowest) + state.running.get(worker, 0)
+        ahead = clock - state.slowest
         if ahead <= self.bound:
             return None
         return f"{ahead} clocks ahead of the slowest worker (bound {self.bound})"
@@ -139,12 +142,14 @@ class StaleSynchronous:
 
     def started(self, worker: int, state: _Clocks) -> None:
         """A worker that is new starts at the slowest clock."""
+        state.running[worker] = state.running.get(worker, 0) + 1
         if worker not in state.clock:
             state.clock[worker] = state.slowest
             state.count[state.slowest] = state.count.get(state.slowest, 0) + 1
 
-    def finished(self, worker: int, state: _Clocks) -> bool:
+    def finished(self, worker: int, state: _Clocks, *, taken: bool) -> bool:
         """Moves the worker's clock; true when the slowest clock moved."""
+        state.running[worker] -= 1
         before = state.clock[worker]
         state.clock[worker] = before + 1
         state.count[before] -= 1
@@ -153,8 +158,12 @@ class StaleSynchronous:
 
     def left(self, worker: int, state: _Clocks, *, gone: bool) -> bool:
         """A lost worker's clock is forgotten; a cancelled job leaves the clock where it is."""
-        if not gone or worker not in state.clock:
+        if worker not in state.clock:
             return False
+        if not gone:
+            state.running[worker] -= 1
+            return True
+        del state.running[worker]
         state.count[state.clock.pop(worker)] -= 1
         return self._advance(state)
 
@@ -162,7 +171,7 @@ class StaleSynchronous:
         """Clocks do not follow versions."""
         return False
 
-    def stop(self, jobs: Iterable[Job], version: int, state: _Clocks) -> list[int]:
+    def stop(self, jobs: Collection[Job], version: int, state: _Clocks) -> list[int]:
         """Never stops a job."""
         return []
 
@@ -224,11 +233,13 @@ class Bulk:
         """The worker is in this round."""
         state.members[worker] = False
 
-    def finished(self, worker: int, state: _Round) -> bool:
-        """Nobody starts before the round ends."""
-        if worker in state.members:
+    def finished(self, worker: int, state: _Round, *, taken: bool) -> bool:
+        """Nobody starts before the round ends, unless a rejected update leaves its place free."""
+        if taken:
             state.members[worker] = True
-        return False
+        else:
+            del state.members[worker]
+        return not taken
 
     def left(self, worker: int, state: _Round, *, gone: bool) -> bool:
         """Its place in the round is free again, unless its update had arrived."""
@@ -238,12 +249,15 @@ class Bulk:
         return True
 
     def stepped(self, state: _Round) -> bool:
-        """The next round begins."""
+        """The next round begins, with those who were given a place and have not used it yet.
+
+        Who has a job of the old round in flight is among them until :meth:`stop` has cancelled it.
+        """
         state.number += 1
-        state.members.clear()
+        state.members = {worker: False for worker, done in state.members.items() if not done}
         return True
 
-    def stop(self, jobs: Iterable[Job], version: int, state: _Round) -> list[int]:
+    def stop(self, jobs: Collection[Job], version: int, state: _Round) -> list[int]:
         """Every job that is still in flight belongs to a round that is over."""
         return [job.id for job in jobs]
 
@@ -285,9 +299,9 @@ class CancelStale:
         """As the wrapped gate."""
         self.gate.started(worker, state)
 
-    def finished(self, worker: int, state: Any) -> bool:
+    def finished(self, worker: int, state: Any, *, taken: bool) -> bool:
         """As the wrapped gate."""
-        return self.gate.finished(worker, state)
+        return self.gate.finished(worker, state, taken=taken)
 
     def left(self, worker: int, state: Any, *, gone: bool) -> bool:
         """As the wrapped gate."""
@@ -297,11 +311,15 @@ class CancelStale:
         """As the wrapped gate."""
         return self.gate.stepped(state)
 
-    def stop(self, jobs: Iterable[Job], version: int, state: Any) -> list[int]:
-        """Jobs come oldest first, so the scan ends at the first that is fresh enough."""
-        stale: list[int] = []
+    def stop(self, jobs: Collection[Job], version: int, state: Any) -> list[int]:
+        """The stale ones, and those that the wrapped gate stops.
+
+        Jobs come lowest version first, so the scan ends at the first that is fresh enough.
+        """
+        stale: dict[int, None] = {}
         for job in jobs:
             if version - job.version < self.bound:
                 break
-            stale.append(job.id)
-        return stale
+            stale[job.id] = None
+        stale.update(dict.fromkeys(self.gate.stop(jobs, version, state)))
+        return list(stale)

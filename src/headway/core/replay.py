@@ -76,14 +76,16 @@ def _again(server: Server, event: Event, number: int) -> tuple[Any, Any]:
 
 
 def _submit_again(server: Server, event: Submitted, number: int) -> tuple[Any, Any]:
-    if event.payload is None:
+    # Of what was not even a tensor nothing could be kept, and it is refused again.
+    if event.payload is None and event.reason != "wrong_type" and event.payload_bytes:
         raise LogError(
             "the log holds no payloads, so the model cannot be rebuilt from it",
             where=f"event {number}",
             help='run again with record="payloads"',
         )
+    payload: Any = event.payload
     update = Update(
-        event.payload,
+        payload,
         event.base_version,
         event.worker,
         event.job,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headway.core import tree
@@ -30,7 +30,12 @@ class Worker:
     receipts: list[Receipt] = field(default_factory=list)
 
     def remember(self, receipt: Receipt) -> None:
-        """Keep a receipt, so that the same job submitted again gets it again."""
+        """Keep a receipt, so that the same job submitted again gets it again.
+
+        Only the newest keeps its answer: a rule may reuse the memory of the one before it.
+        """
+        if receipt.answer is not None:
+            self.receipts = [older._replace(answer=None) for older in self.receipts]
         if len(self.receipts) == _RECEIPTS_KEPT:
             del self.receipts[0]
         self.receipts.append(receipt)
@@ -155,11 +160,10 @@ class Roster:
         self.num_running += 1
         worker.jobs.append(job)
 
-    def finish(self, worker: Worker, job: int) -> bool:
-        """The worker's update arrived. True: those who were refused may ask again."""
+    def finish(self, worker: Worker, job: int) -> None:
+        """The worker's update arrived."""
         worker.jobs.remove(job)
         self.num_running -= 1
-        return self.gate.finished(worker.index, self.gate_state)
 
     def abandon(self, worker: Worker, job: int) -> bool:
         """The worker's job ended without an update, and the worker is still there."""
@@ -210,14 +214,13 @@ class Roster:
 
     @staticmethod
     def _dump_worker(worker: Worker) -> dict[str, Any]:
-        saved: dict[str, Any] = tree.dump(worker)
-        # Effects were carried out when the receipt was first given.
-        saved["receipts"] = [list(r._replace(effects=())) for r in worker.receipts]
+        saved: dict[str, Any] = tree.dump(replace(worker, receipts=[]))
+        # Effects, the last field, were carried out when the receipt was first given.
+        saved["receipts"] = [tree.dump(receipt[:-1]) for receipt in worker.receipts]
         return saved
 
     @staticmethod
     def _load_worker(saved: dict[str, Any]) -> Worker:
-        values = dict(saved)
-        values["receipts"] = [Receipt(*r[:7]) for r in saved["receipts"]]
-        values["jobs"] = list(saved["jobs"])
+        values = tree.copy(saved)
+        values["receipts"] = [Receipt(*receipt) for receipt in values["receipts"]]
         return Worker(**values)

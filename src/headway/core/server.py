@@ -9,7 +9,7 @@ There is no thread, socket, file, clock or global random state in here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headway.core import tree
 from headway.core.algorithm import Algorithm, Keep
-from headway.core.checks import find_fault
+from headway.core.checks import find_fault, readable
 from headway.core.context import Context
 from headway.core.errors import ArgumentTypeError, ConfigurationError, StateError
 from headway.core.events import CheckedOut, Event, Lost, Registered, Submitted, Ticked, Waited
@@ -135,6 +135,7 @@ class Server:
         self._ring = SnapshotRing(parameters, buffers)
         self._jobs: dict[int, Job] = {}
         self._num_jobs = 0
+        self._timers: list[float] = []
         self._states = [transform.init(self._context) for transform in algorithm.chain]
         self._step_state = algorithm.step.init(self._context)
         self._stages = tuple(transform.apply for transform in algorithm.chain)
@@ -178,6 +179,11 @@ class Server:
     def num_workers(self) -> int:
         """Workers that ever joined."""
         return self._roster.num_workers
+
+    @property
+    def timers(self) -> tuple[float, ...]:
+        """Times at which a tick is still due. A shell that loads a state sets them again."""
+        return tuple(self._timers)
 
     @property
     def num_snapshots(self) -> int:
@@ -235,6 +241,7 @@ class Server:
             effects, and changes nothing.
         """
         self._advance(now)
+        update = readable(update)
         job = self._jobs.get(update.sequence)
         if job is None or job.worker.name != update.worker:
             return self._submit_unknown(update)
@@ -244,26 +251,30 @@ class Server:
         context.staleness = staleness = context.version - job.version
         context.worker = job.worker.index
         context.job = job.id
-        reopened = self._roster.finish(job.worker, job.id)
+        roster = self._roster
+        roster.finish(job.worker, job.id)
         effects: list[Effect] = []
         answer = None
         weight = 0.0
+        stepped = False
         fault = find_fault(update, job.version, context)
         if fault is None:
             if self.needs.base_parameters:
-                context.base = job.slot.vector if job.slot is not None else None
+                context.base = job.slot.shown if job.slot is not None else None
             self._count_workers()
             status, reason, weight, answer, stepped = self._run(update, 0, effects)
-            reopened = self._settle(stepped, effects) or reopened
         else:
             status, reason = "rejected", fault
+        taken = stepped or status != "rejected"
+        reopened = roster.gate.finished(job.worker.index, roster.gate_state, taken=taken)
+        reopened = self._settle(stepped, effects) or reopened
         if job.slot is not None:
             self._ring.release(job.slot)
         if again:
-            self._roster.ask(job.worker)
+            roster.ask(job.worker)
         if reopened:
-            self._roster.reopen()
-        effects.extend(self._roster.wake())
+            roster.reopen()
+        effects.extend(roster.wake())
         receipt = Receipt(
             status, reason, staleness, weight, context.version, job.id, answer, tuple(effects)
         )
@@ -304,6 +315,7 @@ class Server:
             closing: The run ends now: partial buffers are released or dropped, as they were told.
         """
         self._advance(now)
+        self._timers = [at for at in self._timers if at > self.now]
         effects: list[Effect] = []
         self._context.closing = closing
         reopened = self._tick(effects)
@@ -331,6 +343,7 @@ class Server:
             "algorithm": self.algorithm.name,
             "incarnation": self.incarnation,
             "num_jobs": self._num_jobs,
+            "timers": list(self._timers),
             "version": context.version,
             "now": context.now,
             "counts": dict(self.counts),
@@ -342,7 +355,7 @@ class Server:
             "step": tree.dump(self._step_state),
             "roster": self._roster.state_dict(),
             "slots": [
-                [slot.version, slot.vector.clone(), _dump_buffers(slot.buffers), slot.users]
+                [slot.version, slot.shown.clone(), _dump_buffers(slot.buffers), slot.users]
                 for slot in slots
             ],
             "newest": -1 if self._ring.newest is None else places[id(self._ring.newest)],
@@ -364,7 +377,8 @@ class Server:
         Args:
             state: From :meth:`state_dict` of a server with the same algorithm and model size.
             restarted: The saved server may have gone on and given out jobs before it died: take
-                the next incarnation.
+                the next incarnation, or this server's own if that is higher. A shell that may start
+                from one state twice counts its starts, and passes ``incarnation``.
 
         Raises:
             StateError: The state is of another algorithm or another model.
@@ -378,8 +392,10 @@ class Server:
         stream = state["stream"]
         context.load_stream_state(None if stream is None else (stream[0], stream[1]))
         self.counts = Counter(state["counts"])
-        self.incarnation = state["incarnation"] + int(restarted)
+        previous = state["incarnation"]
+        self.incarnation = max(self.incarnation, previous + 1) if restarted else previous
         self._num_jobs = 0 if restarted else state["num_jobs"]
+        self._timers = list(state["timers"])
         for name, table in self._tables.items():
             tree.load(table, state["tables"][name])
         self._states = [
@@ -404,6 +420,10 @@ class Server:
         self._num_jobs += 1
         job_id = (self.incarnation << _INCARNATION_SHIFT) | self._num_jobs
         context.worker = worker.index
+        if algorithm.view is not None or algorithm.work is not None:
+            self._count_workers()
+            context.job, context.staleness, context.base = job_id, 0, None
+            context.dispatched_at = context.now
         version = context.version
         vector: Tensor | None = None
         slot: Slot | None
@@ -411,23 +431,20 @@ class Server:
             slot = self._ring.current(version, context.parameters, context.buffers)
             vector = slot.vector
         else:
-            self._count_workers()
             seen = algorithm.view(context, (*self._states, self._step_state))
             if isinstance(seen, Keep):
                 slot, version = None, worker.version
             else:
                 version = seen[1]
                 slot = self._ring.own(version, seen[0], context.buffers)
-                vector = slot.vector[: seen[0].numel()]
+                vector = slot.shown
         worker.version = version
         job = Job(job_id, worker, version, slot, context.now)
         self._jobs[job_id] = job
         self._roster.start(worker, job_id)
         order = _AS_YOU_LIKE if algorithm.work is None else algorithm.work(context)
         if self._record != "nothing":
-            self.events.append(
-                CheckedOut(context.now, worker.name, job_id, version, slot is None)
-            )
+            self.events.append(CheckedOut(context.now, worker.name, job_id, version, slot is None))
         buffers = None if slot is None else slot.buffers
         return Checkout(version, vector, job_id, order, buffers, tuple(effects))
 
@@ -439,12 +456,13 @@ class Server:
         weight = update.weight
         for index in range(stage, len(self._stages)):
             outcome = self._stages[index](update, self._states[index], context)
-            if type(outcome) is Pass:
+            if isinstance(outcome, Pass):
                 update = outcome.update
                 if update.contributions is None:
                     weight = update.weight
-            elif type(outcome) is Held:
+            elif isinstance(outcome, Held):
                 if outcome.timer is not None:
+                    self._timers.append(outcome.timer)
                     effects.append(Timer(outcome.timer))
                 return "buffered", outcome.reason, weight, None, False
             else:
@@ -468,7 +486,11 @@ class Server:
         reopened = gate.stepped(state)
         if not self._jobs:
             return reopened
-        for job_id in gate.stop(self._jobs.values(), self._context.version, state):
+        jobs: Collection[Job] = self._jobs.values()
+        if self.algorithm.view is not None:
+            # Jobs stand in the order they were given out; a view may have sent an older version.
+            jobs = sorted(jobs, key=_version_of)
+        for job_id in gate.stop(jobs, self._context.version, state):
             job = self._jobs.pop(job_id)
             reopened = self._roster.abandon(job.worker, job_id) or reopened
             self._end(job, "cancelled")
@@ -484,6 +506,7 @@ class Server:
         context = self._context
         context.worker = context.job = -1
         context.staleness = 0
+        context.dispatched_at = context.now
         context.base = None
         self._count_workers()
         reopened = False
@@ -525,10 +548,12 @@ class Server:
         if self._record == "nothing":
             return
         payload, buffers = None, None
+        # Not so where :func:`readable` found something else, which cannot be kept.
         is_tensor = isinstance(update.payload, Tensor)
         if self._record == "payloads" and is_tensor:
-            payload = update.payload.detach().clone()
-            buffers = None if update.buffers is None else update.buffers.clone()
+            payload = update.payload.clone()
+        if self._record == "payloads" and update.buffers is not None:
+            buffers = update.buffers.clone()
         self.events.append(
             Submitted(
                 self.now,
@@ -542,7 +567,7 @@ class Server:
                 update.base_version,
                 update.num_examples,
                 update.num_steps,
-                update.metrics,
+                dict(update.metrics),
                 _cancelled(receipt.effects),
                 again,
                 update.weight,
@@ -561,13 +586,10 @@ class Server:
         return unique, {id(slot): place for place, slot in enumerate(unique)}
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        name, size = state.get("algorithm"), state["parameters"].numel()
-        if name != self.algorithm.name or size != self.parameters.numel():
-            raise StateError(
-                "the saved server is not like this one",
-                got=f"{name} with {size} parameters",
-                expected=f"{self.algorithm.name} with {self.parameters.numel()} parameters",
-            )
+        got = _likeness(state.get("algorithm"), state.get("parameters"), state.get("buffers"))
+        expected = _likeness(self.algorithm.name, self.parameters, self.buffers)
+        if got != expected:
+            raise StateError("the saved server is not like this one", got=got, expected=expected)
 
     def _load_jobs(self, state: dict[str, Any]) -> None:
         self._ring = SnapshotRing(self.parameters, self.buffers)
@@ -585,7 +607,7 @@ class Server:
             self._jobs[job_id] = Job(job_id, worker, version, slot, dispatched_at)
 
 
-def _check_initial(initial: Tensor, layout: ParameterLayout | None) -> None:
+def _check_initial(initial: Any, layout: ParameterLayout | None) -> None:
     if not isinstance(initial, Tensor) or initial.dim() != 1 or not initial.is_floating_point():
         raise ArgumentTypeError(
             "the initial parameters must be one flat floating-point tensor",
@@ -602,6 +624,17 @@ def _check_initial(initial: Tensor, layout: ParameterLayout | None) -> None:
         raise ConfigurationError(
             "the initial parameters contain NaN or infinity", help="check how they were made"
         )
+
+
+def _version_of(job: Job) -> int:
+    return job.version
+
+
+def _likeness(name: Any, parameters: Any, buffers: Any) -> str:
+    sizes = [] if buffers is None else [buffer.numel() for buffer in buffers]
+    if not isinstance(parameters, Tensor):
+        return f"{name} without parameters"
+    return f"{name}, {parameters.numel()} parameters of {parameters.dtype}, buffers {sizes}"
 
 
 def _cancelled(effects: Iterable[Effect]) -> tuple[int, ...]:

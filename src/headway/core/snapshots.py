@@ -15,12 +15,15 @@ __all__ = ["Slot", "SnapshotRing"]
 
 
 class Slot:
-    """One vector, the version it shows, and how many jobs in flight were given it."""
+    """One vector, the version it shows, and how many jobs in flight were given it.
 
-    __slots__ = ("buffers", "shared", "users", "vector", "version")
+    ``shown`` is the part of the vector that is in use: all of it, unless a view sends less.
+    """
+
+    __slots__ = ("buffers", "shared", "shown", "users", "vector", "version")
 
     def __init__(self, vector: Tensor, buffers: Buffers | None) -> None:
-        self.vector = vector
+        self.vector = self.shown = vector
         self.buffers = buffers
         self.version = -1
         self.users = 0
@@ -107,10 +110,10 @@ class SnapshotRing:
             slot = Slot(torch.empty_like(self._like), _empty_like(self._like_buffers))
             self.num_allocated += 1
         slot.version = version
-        target = slot.vector
-        if vector.numel() != target.numel():
-            target = target[: vector.numel()]
-        target.copy_(vector)
+        slot.shown = slot.vector
+        if vector.numel() != slot.vector.numel():
+            slot.shown = slot.vector[: vector.numel()]
+        slot.shown.copy_(vector)
         if buffers is not None and slot.buffers is not None:
             slot.buffers.floating.copy_(buffers.floating)
             slot.buffers.integer.copy_(buffers.integer)

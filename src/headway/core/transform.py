@@ -135,6 +135,7 @@ class ServerStep(Protocol):
     def apply(self, update: Update, state: Any, context: Context) -> Tensor | None:
         """Apply ``update.weight`` times the update; return the worker's answer, if there is one.
 
+        The answer must stay as it is until this worker's next update: a row of a table will do.
         Never called with weight 0: such an update changes neither model nor momentum.
         """
         ...

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headway.core.errors import StateError
 
-__all__ = ["dump", "load"]
+__all__ = ["copy", "dump", "load"]
 
 _PAIRS = "__pairs__"
 
@@ -43,7 +43,7 @@ def dump(state: Any) -> Any:
         return {_PAIRS: [[key, dump(value)] for key, value in state.items()]}
     if isinstance(state, set | frozenset):
         return sorted(state)
-    if isinstance(state, list | tuple | deque):
+    if isinstance(state, list | tuple | deque) and not hasattr(state, "_fields"):
         return [dump(value) for value in state]
     raise StateError(
         "a state holds something that cannot be saved",
@@ -71,17 +71,19 @@ def load(target: Any, tree: Any) -> Any:
     if is_dataclass(target) and not isinstance(target, type):
         return _load_dataclass(target, tree)
     if hasattr(target, "load_state_dict"):
-        target.load_state_dict(_plain(tree))
+        target.load_state_dict(copy(tree))
         return target
     if isinstance(target, set):
         return set(tree)
     if isinstance(target, deque):
-        return deque((_plain(value) for value in tree), maxlen=target.maxlen)
+        return deque((copy(value) for value in tree), maxlen=target.maxlen)
     if isinstance(target, dict) and isinstance(tree, dict) and _PAIRS not in tree:
         return {key: load(target.get(key), value) for key, value in tree.items()}
-    if isinstance(target, list | tuple) and len(target) == len(tree):
-        return type(target)(load(t, v) for t, v in zip(target, tree, strict=True))
-    return _plain(tree)
+    if isinstance(target, list | tuple) and isinstance(tree, list):
+        same = len(target) == len(tree)
+        values = map(load, target, tree) if same else map(copy, tree)
+        return tuple(values) if isinstance(target, tuple) else list(values)
+    return copy(tree)
 
 
 def _load_dataclass(target: Any, tree: Any) -> Any:
@@ -100,13 +102,14 @@ def _load_dataclass(target: Any, tree: Any) -> Any:
     return target
 
 
-def _plain(tree: Any) -> Any:
+def copy(tree: Any) -> Any:
+    """Copy a plain tree, with its pairs made dicts again."""
     if isinstance(tree, Tensor):
         return tree.clone()
     if isinstance(tree, dict):
         if set(tree) == {_PAIRS}:
-            return {key: _plain(value) for key, value in tree[_PAIRS]}
-        return {key: _plain(value) for key, value in tree.items()}
+            return {key: copy(value) for key, value in tree[_PAIRS]}
+        return {key: copy(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_plain(value) for value in tree]
+        return [copy(value) for value in tree]
     return tree

@@ -35,7 +35,7 @@ class Contributions(NamedTuple):
         weight: The sum of their weights.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]
     max_staleness: int
     weight: float
 
@@ -55,8 +55,9 @@ class Update(NamedTuple):
         fragment: Which fragment of the layout the payload is, ``None`` for the whole.
         buffers: The worker's buffers after the work, where the model has any.
         metrics: Numbers that the worker reports, such as ``{"loss": 0.7}``.
-        contributions: Set on a flush: what went into it.
-        learning_rate: Set by a transform that overrides the rate of the server's optimizer.
+        contributions: Set by a transform on a flush: what went into it. Not a worker's to say.
+        learning_rate: Set by a transform that overrides the rate of the server's optimizer. Not a
+            worker's to say.
 
     Example:
         >>> import torch
@@ -160,7 +161,8 @@ class Receipt(NamedTuple):
         weight: What the update was worth when it was applied or buffered; 0 when rejected.
         version: The server's version after this update.
         job: The job it answers.
-        answer: A vector for the worker, where the rule has one (elastic averaging).
+        answer: A vector for the worker, where the rule has one (elastic averaging). It is valid
+            until the worker submits again.
         effects: What the shell shall do. A receipt that is given again has none.
     """
 
