@@ -1,0 +1,211 @@
+"""The buffer: many updates become one change of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from headway.algorithms.arguments import check_choice, check_count
+from headway.core import (
+    Buffers,
+    Context,
+    Contributions,
+    Dropped,
+    Held,
+    Needs,
+    Outcome,
+    Pass,
+    Update,
+)
+from headway.core.errors import ConfigurationError
+
+__all__ = ["OnClose", "Reduce", "buffer"]
+
+Reduce = Literal["mean", "weighted_mean"]
+OnClose = Literal["drop", "apply"]
+
+_ONE_COPY = Needs(copies=1)
+_HELD = Held("buffer_filling")
+_NO_FRAGMENTS = Dropped("fragment_in_buffer")
+
+
+@dataclass(slots=True)
+class _Filling:
+    """Sums over the updates since the last flush. The model's buffers have sums of their own."""
+
+    total: Tensor
+    floating: Tensor | None
+    integer: Tensor | None
+    count: int = 0
+    weight: float = 0.0
+    scale: float = 0.0
+    buffers_scale: float = 0.0
+    max_staleness: int = 0
+    num_examples: int = 0
+    num_steps: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Buffer:
+    size: int
+    reduce: Reduce
+    on_close: OnClose
+    shrink: bool
+
+    @property
+    def needs(self) -> Needs:
+        return _ONE_COPY
+
+    def init(self, context: Context) -> _Filling:
+        if context.payload == "weights" and self.reduce == "mean":
+            raise ConfigurationError(
+                "a sum of weights divided by the buffer's size is no average of models",
+                got='buffer(reduce="mean") with payload "weights"',
+                expected='reduce="weighted_mean", or payload "delta"',
+                help='use reduce="weighted_mean"',
+            )
+        buffers = context.buffers
+        return _Filling(
+            torch.zeros_like(context.parameters),
+            None if buffers is None else torch.zeros_like(buffers.floating),
+            None if buffers is None else torch.zeros_like(buffers.integer),
+        )
+
+    def apply(self, update: Update, state: _Filling, context: Context) -> Outcome:
+        if update.fragment is not None:
+            return _NO_FRAGMENTS
+        weight = scale = update.weight
+        if self.reduce == "weighted_mean":
+            scale *= update.num_examples
+        if scale > 0.0:
+            _accumulate(state.total, update.payload, scale, first=state.scale == 0.0)
+            state.scale += scale
+            if update.buffers is not None:
+                _accumulate_buffers(state, update.buffers, scale)
+        state.count += 1
+        state.weight += weight
+        state.num_examples += update.num_examples
+        state.num_steps += update.num_steps
+        if context.staleness > state.max_staleness:
+            state.max_staleness = context.staleness
+        if state.count < self.size and (not self.shrink or state.count < self._target(context)):
+            return _HELD
+        return Pass(self._flush(state, context))
+
+    def tick(self, state: _Filling, context: Context) -> Pass | None:
+        if state.count == 0:
+            return None
+        if state.count >= self._target(context) or (context.closing and self.on_close == "apply"):
+            return Pass(self._flush(state, context))
+        return None
+
+    def _target(self, context: Context) -> int:
+        if not self.shrink or context.num_workers < self.size:
+            return self.size
+        return min(self.size, context.num_active)
+
+    def _flush(self, state: _Filling, context: Context) -> Update:
+        flushed = Update(
+            self._mean(state),
+            max(0, context.version - state.max_staleness),
+            "",
+            -1,
+            num_examples=state.num_examples,
+            num_steps=state.num_steps,
+            weight=1.0 if state.scale > 0.0 else 0.0,
+            buffers=_mean_of_buffers(state),
+            contributions=Contributions(state.count, state.max_staleness, state.weight),
+        )
+        state.count = state.max_staleness = state.num_examples = state.num_steps = 0
+        state.weight = state.scale = state.buffers_scale = 0.0
+        return flushed
+
+    def _mean(self, state: _Filling) -> Tensor:
+        if state.scale == 0.0:
+            return state.total.zero_()
+        divisor = float(state.count) if self.reduce == "mean" else state.scale
+        return state.total if divisor == 1.0 else state.total.div_(divisor)
+
+    def __repr__(self) -> str:
+        return (
+            f"buffer({self.size}, reduce={self.reduce!r}, on_close={self.on_close!r}, "
+            f"shrink={self.shrink})"
+        )
+
+
+def buffer(
+    size: int,
+    *,
+    reduce: Reduce = "mean",
+    on_close: OnClose = "drop",
+    shrink: bool = False,
+) -> _Buffer:
+    r"""Hold updates until there are ``size`` of them, and pass their mean on as one update.
+
+    .. math::
+        \text{mean: } \frac{1}{K} \sum_{i=1}^{K} w_i\, p_i
+        \qquad
+        \text{weighted\_mean: } \frac{\sum_i n_i w_i\, p_i}{\sum_i n_i w_i}
+
+    ``"mean"`` divides by the number of updates whatever their weights, so that stale updates make
+    a smaller step; that number is ``size``, and less only when a partial buffer is flushed.
+    ``"weighted_mean"`` divides by the weights, and weighs by the number of examples.
+
+    An update of weight 0 counts and adds nothing. What is passed on has weight 1 (0 when nothing
+    in it had any weight), the sums of ``num_examples`` and ``num_steps``, its ``contributions``, no
+    worker, and the floating-point buffers' mean by the same weights (always divided by their
+    sum); of integer buffers it has the newest. Fragments are rejected, as ``"fragment_in_buffer"``.
+
+    Memory: one model copy, made once; payloads are added up and never kept.
+
+    Args:
+        size: ``K``, at least 1.
+        reduce: ``"mean"`` or ``"weighted_mean"``.
+        on_close: What becomes of a partial buffer when the run ends: ``"drop"`` it, or ``"apply"``
+            its mean over those that are there.
+        shrink: For synchronous rounds: once ``size`` workers have joined, no more updates are
+            waited for than there are workers left, so that a lost worker does not stop a round.
+
+    Raises:
+        ConfigurationError: An argument is out of its range; or, when a server is made, ``"mean"``
+            stands where workers send weights.
+
+    Example:
+        >>> buffer(10, on_close="apply")
+        buffer(10, reduce='mean', on_close='apply', shrink=False)
+
+    Source:
+        arXiv:2106.06639, algorithm 1 (FedBuff) for ``"mean"``; arXiv:1602.05629 (FedAvg) for
+        ``"weighted_mean"``. The model's buffers and the end of a run are in neither.
+    """
+    check_choice("reduction", reduce, ("mean", "weighted_mean"))
+    check_choice("way to close", on_close, ("drop", "apply"))
+    return _Buffer(size=check_count("size", size), reduce=reduce, on_close=on_close, shrink=shrink)
+
+
+def _accumulate(total: Tensor, payload: Tensor, scale: float, *, first: bool) -> None:
+    # Writing the first one saves the pass that would set the sum to zero.
+    if not first:
+        total.add_(payload, alpha=scale)
+    elif scale == 1.0:
+        total.copy_(payload)
+    else:
+        torch.mul(payload, scale, out=total)
+
+
+def _accumulate_buffers(state: _Filling, buffers: Buffers, scale: float) -> None:
+    if state.floating is None or state.integer is None:
+        return
+    _accumulate(state.floating, buffers.floating, scale, first=state.buffers_scale == 0.0)
+    state.integer.copy_(buffers.integer)
+    state.buffers_scale += scale
+
+
+def _mean_of_buffers(state: _Filling) -> Buffers | None:
+    if state.floating is None or state.integer is None or state.buffers_scale == 0.0:
+        return None
+    return Buffers(state.floating.div_(state.buffers_scale), state.integer)
