@@ -1,0 +1,106 @@
+"""How fast is the simulator itself, when training costs nothing?
+
+Claim: everything but training (event queue, checkout, checks, chain, step, events, receipts, counts,
+a 10-parameter model) runs at 40,000 completions a second and more, and the cost of a completion
+does not grow with the number of clients. Measured: completed jobs over wall seconds of the whole
+loop of ``headway.simulate``, set-up apart, the numbers of clients interleaved.
+
+    python benchmarks/null_model.py [--clients 1000 10000 100000 1000000] [--completions 100000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from statistics import median
+
+import torch
+
+import headway as hw
+from headway.core import RandomOrder
+from headway.simulation.engine import Engine, Settings
+
+CONCURRENCY = 1_000
+
+
+def engine_for(num_clients: int, completions: int, algorithm: str) -> Engine:
+    """An engine over the null task, ready to run."""
+    factory = {"async_sgd": hw.algorithms.async_sgd, "fedbuff": hw.algorithms.fedbuff}[algorithm]
+    settings = Settings(
+        task=hw.tasks.null(num_params=10, num_clients=num_clients),
+        algorithm=factory(),
+        population=hw.population.exponential(num_clients, mean_s=1.0),
+        scheduler=RandomOrder(concurrency=min(CONCURRENCY, num_clients)),
+        stop=hw.until(updates=completions),
+        evaluate_every=hw.simulation.every(updates=completions),
+        seed=0,
+        device=torch.device("cpu"),
+        record="events",
+    )
+    return Engine(settings, evaluated=lambda engine, point: None, reported=lambda engine: None)
+
+
+def run(num_clients: int, completions: int, algorithm: str) -> tuple[float, float]:
+    """Completions per second, and the seconds of set-up before the first dispatch."""
+    begin = time.perf_counter()
+    engine = engine_for(num_clients, completions, algorithm)
+    engine.begin()
+    middle = time.perf_counter()
+    engine.run()
+    end = time.perf_counter()
+    assert engine.tally.updates == completions
+    return completions / (end - middle), middle - begin
+
+
+def main() -> None:
+    """Print the table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000]
+    )
+    parser.add_argument("--completions", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rates: dict[tuple[str, int], list[float]] = {}
+    set_up: dict[tuple[str, int], list[float]] = {}
+    for _ in range(arguments.repeats):
+        for algorithm in ("async_sgd", "fedbuff"):
+            for num_clients in arguments.clients:
+                rate, seconds = run(num_clients, arguments.completions, algorithm)
+                rates.setdefault((algorithm, num_clients), []).append(rate)
+                set_up.setdefault((algorithm, num_clients), []).append(seconds)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows = [
+        {
+            "algorithm": algorithm,
+            "clients": num_clients,
+            "completions_per_s": round(median(values)),
+            "min": round(min(values)),
+            "max": round(max(values)),
+            "cost_against_fewest": round(
+                median(rates[algorithm, arguments.clients[0]]) / median(values), 2
+            ),
+            "set_up_s": round(median(set_up[algorithm, num_clients]), 2),
+        }
+        for (algorithm, num_clients), values in rates.items()
+    ]
+    if arguments.json:
+        print(json.dumps({"rows": rows, "peak_mib": peak_mib}))
+        return
+    print(f"torch {torch.__version__}, 1 thread, {arguments.completions:,} completions, medians of")
+    print(f"{arguments.repeats}, {CONCURRENCY:,} in flight, peak memory {peak_mib:,.0f} MiB\n")
+    print("| algorithm | clients | completions/s (min..max) | cost against fewest | set-up s |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['algorithm']} | {row['clients']:,} | {row['completions_per_s']:,} "
+            f"({row['min']:,}..{row['max']:,}) | {row['cost_against_fewest']} | {row['set_up_s']} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

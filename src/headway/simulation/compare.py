@@ -1,0 +1,145 @@
+"""Several algorithms and seeds on the same task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from headway.core import Algorithm
+from headway.core.errors import ConfigurationError
+from headway.observe import Comparison, Result
+from headway.simulation.simulate import simulate
+from headway.simulation.stop import Stop, Target, until
+from headway.task import Objective
+
+__all__ = ["Contender", "compare"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """An algorithm that is compared under conditions of its own; ``None``: the common ones.
+
+    Args:
+        algorithm: What an update is worth.
+        task: Another task, such as one with another local learning rate.
+        concurrency: Another number of clients in flight.
+    """
+
+    algorithm: Algorithm
+    task: Objective | None = None
+    concurrency: int | None = None
+
+
+def compare(
+    task: Objective,
+    algorithms: Mapping[str, Algorithm | Contender] | Sequence[Algorithm],
+    *,
+    stop: Stop,
+    seeds: Sequence[int] = (0, 1, 2),
+    target: Target | Sequence[Any] | None = None,
+    folder: str | Path | None = None,
+    begun: Callable[[str, int], None] | None = None,
+    **options: Any,
+) -> Comparison:
+    """Run each algorithm with each seed, and compare the time and work that each one takes.
+
+    All runs of one seed start from the same weights and have the same clients with the same
+    speeds; work that was thrown away is counted.
+
+    Args:
+        task: What is trained.
+        algorithms: By label; a sequence is labelled by its names.
+        stop: When each run ends. With a target, a run also ends when it is reached.
+        seeds: One run of each algorithm for each of them.
+        target: ``(metric, value)`` to which time and work are measured, if there is one.
+        folder: A folder for the comparison, with one run folder for each run.
+        begun: Called with label and seed before each run.
+        **options: As for :func:`simulate`: population, concurrency, scheduler, evaluate_every,
+            device, record, observers.
+
+    Returns:
+        The results, with a table of means and spreads as its text.
+
+    Raises:
+        ConfigurationError: There is nothing to compare, or a label stands twice.
+
+    Example:
+        >>> import headway as hw
+        >>> comparison = hw.compare(
+        ...     hw.tasks.quadratic(dim=10, num_clients=8),
+        ...     [hw.algorithms.fedbuff(buffer_size=4), hw.algorithms.fedavg(clients_per_round=4)],
+        ...     population=hw.population.exponential(8, mean_s=1.0),
+        ...     stop=hw.until(updates=100), seeds=(0, 1))
+        >>> sorted(comparison.groups), len(comparison.results)
+        (['fedavg', 'fedbuff'], 4)
+    """
+    contenders = _label(algorithms)
+    if not contenders or not seeds:
+        raise ConfigurationError(
+            "there is nothing to compare",
+            where="compare()",
+            got=f"{len(contenders)} algorithms, {len(seeds)} seeds",
+            help="give at least one algorithm and one seed",
+        )
+    goal = until(target=target).target if target is not None else stop.target
+    results: list[Result] = []
+    for seed in seeds:
+        for label, contender in contenders.items():
+            if begun is not None:
+                begun(label, seed)
+            chosen = dict(options)
+            if contender.concurrency is not None:
+                chosen["concurrency"] = contender.concurrency
+            results.append(
+                simulate(
+                    contender.task or task,
+                    contender.algorithm,
+                    stop=stop,
+                    seed=seed,
+                    folder=None if folder is None else run_folder(folder, label, seed),
+                    label=label,
+                    **chosen,
+                )
+            )
+            if results[-1].interrupted:
+                return _gather(results, goal, folder)
+    return _gather(results, goal, folder)
+
+
+def run_folder(folder: str | Path, label: str, seed: int) -> Path:
+    """Where a comparison keeps one of its runs."""
+    return Path(folder) / f"{label}-seed{seed}"
+
+
+def _gather(results: list[Result], goal: Target | None, folder: str | Path | None) -> Comparison:
+    comparison = Comparison(
+        results=results,
+        target=None if goal is None else (goal.metric, goal.value),
+        direction=None if goal is None else goal.direction,
+    )
+    if folder is not None:
+        comparison.save(folder)
+    return comparison
+
+
+def _label(
+    algorithms: Mapping[str, Algorithm | Contender] | Sequence[Algorithm],
+) -> dict[str, Contender]:
+    if isinstance(algorithms, Mapping):
+        given = dict(algorithms)
+    else:
+        given = {algorithm.name: algorithm for algorithm in algorithms}
+        if len(given) != len(algorithms):
+            raise ConfigurationError(
+                "two algorithms have the same name",
+                where="compare(algorithms=...)",
+                got=", ".join(algorithm.name for algorithm in algorithms),
+                help='label them: {"K=5": fedbuff(buffer_size=5), "K=20": fedbuff(buffer_size=20)}',
+            )
+    return {
+        label: value if isinstance(value, Contender) else Contender(algorithm=value)
+        for label, value in given.items()
+    }

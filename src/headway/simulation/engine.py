@@ -1,0 +1,362 @@
+"""The simulator: a server, a queue of events in virtual time, and an executor that trains.
+
+The engine is a thin shell. It knows no algorithm: it carries out effects, and it hands every
+finished job to the server at its time. Virtual time is never slept.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+import torch
+
+from headway.core import (
+    Algorithm,
+    Cancel,
+    Checkout,
+    Effect,
+    Noted,
+    Recording,
+    Scheduler,
+    Server,
+    Timer,
+    Update,
+    Wake,
+)
+from headway.observe import Point
+from headway.simulation.executor import Executor, OneByOne
+from headway.simulation.population import Population, client_name
+from headway.simulation.queue import COMPLETION, EVALUATION, LOSS, TIMER, EventQueue
+from headway.simulation.replicas import Replicas
+from headway.simulation.schedule import Every
+from headway.simulation.stop import Progress, Stop
+from headway.simulation.streams import Purpose, job_bits, stream_key
+from headway.simulation.tally import Tally
+from headway.task import Assignment, Objective
+
+__all__ = ["Engine", "Settings"]
+
+_REPORT_EVERY: Final = 64
+"""Completions between two looks at the wall clock."""
+
+_PREFIX: Final = len("client-")
+
+_HOPELESS: Final = 100
+"""So many updates in a row that are not finite, and at least two per place in flight, end a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run is made of, all of it resolved and checked."""
+
+    task: Objective
+    algorithm: Algorithm
+    population: Population
+    scheduler: Scheduler
+    stop: Stop
+    evaluate_every: Every
+    seed: int
+    device: torch.device
+    record: Recording
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A job on its way: who has it, since when, and where it stands in the queue."""
+
+    client: int
+    version: int
+    fragment: int | None
+    dispatched_at: float
+    duration_s: float
+    handle: int
+
+
+class Engine:
+    """One run, from the first dispatch to the last evaluation.
+
+    Args:
+        settings: What to run.
+        evaluated: Called after each evaluation.
+        reported: Called every so often while the run goes on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        evaluated: Callable[[Engine, Point], None],
+        reported: Callable[[Engine], None],
+    ) -> None:
+        self.settings = settings
+        task, device = settings.task, settings.device
+        start = task.start(settings.seed, device)
+        self.server = Server(
+            start.parameters,
+            settings.algorithm,
+            layout=start.layout,
+            scheduler=settings.scheduler,
+            buffers=start.buffers,
+            seed=settings.seed,
+            record=settings.record,
+        )
+        self.clients = [c for c in range(task.num_clients) if task.num_examples(c) > 0]
+        self.trainer = task.trainer(settings.algorithm, device)
+        self.executor: Executor = OneByOne(self.trainer)
+        self.queue: EventQueue[int] = EventQueue()
+        self.tally = Tally()
+        self.progress = Progress()
+        self.history: list[Point] = []
+        self.warnings: list[str] = []
+        self.interrupted = False
+        self._evaluated = evaluated
+        self._reported = reported
+        self._times = settings.population.job_times(settings.seed)
+        self._training_key = stream_key(settings.seed, Purpose.TRAINING)
+        self._flights: dict[int, _Flight] = {}
+        self._num_timers = 0
+        # Only a view can send less than the model, and only then are replicas needed.
+        self._replicas = (
+            None
+            if settings.algorithm.view is None
+            else Replicas(start.parameters, self.server.layout, settings.algorithm.payload)
+        )
+        self._next_versions = settings.evaluate_every.versions or 0
+        self._started_at = time.perf_counter()
+        self._in_a_row = 0
+        self._ailing: set[int] = set()
+        self._end: str | None = None
+
+    def begin(self) -> None:
+        """Measure the initial model, announce the clients, and dispatch the first jobs."""
+        self.evaluate()
+        self._carry_out(self.server.register(map(client_name, self.clients), 0.0).effects)
+        period = self.settings.evaluate_every.virtual_time_s
+        if period is not None:
+            self.queue.push(period, EVALUATION, 1)
+
+    def run(self) -> str:
+        """Run from the first completion to the end: why it ended."""
+        with _calm_collector():
+            self._loop()
+        return self._close(self._end or "interrupted")
+
+    def _loop(self) -> None:
+        server, queue, progress = self.server, self.queue, self.progress
+        period = self.settings.evaluate_every.virtual_time_s
+        limit = self.settings.stop.virtual_time_s or inf
+        while self._end is None:
+            if not self._flights and not self._num_timers:
+                self._end = self._stalled()
+                break
+            when, priority, _, item = queue.pop()
+            if when > limit:
+                # Nothing after the limit happens; what is still in flight stays unfinished.
+                progress.virtual_time_s = limit
+                self._end = self.settings.stop.reason(progress)
+                break
+            progress.virtual_time_s = when
+            if priority == COMPLETION:
+                self._complete(item, when)
+            elif priority == LOSS:
+                self._lose(item, when)
+            elif priority == TIMER:
+                self._num_timers -= 1
+                self._carry_out(server.tick(when).effects)
+            else:
+                self.evaluate()
+                queue.push((item + 1) * (period or inf), EVALUATION, item + 1)
+
+    def interrupt(self) -> None:
+        """End the run after the present job."""
+        self.interrupted = True
+        self._end = "interrupted"
+
+    def evaluate(self) -> None:
+        """Measure the model, and look whether that ends the run."""
+        server, progress, tally = self.server, self.progress, self.tally
+        progress.wall_time_s = time.perf_counter() - self._started_at
+        progress.updates, progress.versions = tally.updates, server.version
+        progress.metrics = metrics = self.settings.task.evaluate(server.parameters, server.buffers)
+        point = Point(
+            tally.updates,
+            server.version,
+            tally.examples,
+            tally.bytes_up + tally.bytes_down,
+            progress.virtual_time_s,
+            progress.wall_time_s,
+            dict(metrics),
+        )
+        self.history.append(point)
+        self._note("evaluated", {"updates": tally.updates, **metrics})
+        self._evaluated(self, point)
+        reason = self.settings.stop.reason(progress)
+        if reason is None and not bool(torch.isfinite(server.parameters).all()):
+            reason = "diverged: the model is not finite"
+            self.warnings.append(f"{reason}; lower the server's or the workers' learning rate")
+        self._end = self._end or reason
+
+    def _complete(self, job: int, now: float) -> None:
+        flight = self._flights.pop(job)
+        result = self.executor.finish(job)
+        client = flight.client
+        if self._replicas is not None:
+            result = self._replicas.train(client, result, flight.fragment)
+        update = Update(
+            result.payload,
+            flight.version,
+            client_name(client),
+            job,
+            result.num_examples,
+            result.num_steps,
+            1.0,
+            flight.fragment,
+            result.buffers,
+            result.metrics,
+        )
+        receipt = self.server.submit(update, now, again=True)
+        tally = self.tally
+        tally.arrive(client, update, receipt, now - flight.dispatched_at)
+        if receipt.reason == "not_finite":
+            self._see_not_finite(client, update)
+        elif receipt.status != "rejected":
+            self._in_a_row = 0
+        self._carry_out(receipt.effects)
+        self._after_update(tally.updates)
+
+    def _after_update(self, updates: int) -> None:
+        progress, settings = self.progress, self.settings
+        progress.updates, progress.versions = updates, self.server.version
+        every = settings.evaluate_every
+        if every.updates is not None:
+            if updates % every.updates == 0:
+                self.evaluate()
+        elif every.versions is not None and progress.versions >= self._next_versions:
+            self._next_versions = progress.versions + every.versions
+            self.evaluate()
+        if updates % _REPORT_EVERY == 0 or settings.stop.wall_time_s is not None:
+            progress.wall_time_s = time.perf_counter() - self._started_at
+            self._reported(self)
+        if settings.stop.is_due(progress):
+            self._end = self._end or settings.stop.reason(progress)
+
+    def _lose(self, job: int, now: float) -> None:
+        flight = self._flights.pop(job)
+        self.executor.discard(job)
+        name = client_name(flight.client)
+        self.tally.lose(flight.client, self._examples_done(flight, now), now - flight.dispatched_at)
+        self._carry_out(self.server.lose(name, now).effects)
+        # The client has dropped this job, not out of the population: it asks again at once.
+        self._check_out(name, now)
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Wake:
+                self._check_out(effect.worker, self.progress.virtual_time_s)
+            elif type(effect) is Cancel:
+                self._cancel(effect.job)
+            elif type(effect) is Timer:
+                self._num_timers += 1
+                self.queue.push(max(effect.at, self.progress.virtual_time_s), TIMER, 0)
+
+    def _check_out(self, name: str, now: float) -> None:
+        ticket = self.server.checkout(name, now)
+        if type(ticket) is Checkout:
+            self._dispatch(int(name[_PREFIX:]), ticket, now)
+        if ticket.effects:
+            self._carry_out(ticket.effects)
+
+    def _dispatch(self, client: int, ticket: Checkout, now: float) -> None:
+        number = self.tally.dispatch(client)
+        steps = self.trainer.num_steps(client, ticket.work)
+        duration_s = self._times.duration_s(client, number, steps)
+        job = ticket.job
+        parameters = ticket.parameters
+        if self._replicas is not None:
+            parameters = self._replicas.receive(client, ticket)
+        assert parameters is not None, "only a view can send nothing"
+        self.executor.begin(
+            job,
+            Assignment(
+                client,
+                parameters,
+                ticket.buffers,
+                ticket.work,
+                job_bits(self._training_key, client, number) >> 1,
+            ),
+        )
+        if ticket.parameters is not None:
+            self.tally.bytes_down += ticket.parameters.nbytes
+        priority = LOSS if self._times.drops(client, number) else COMPLETION
+        handle = self.queue.push(now + duration_s, priority, job)
+        self._flights[job] = _Flight(
+            client, ticket.version, ticket.work.fragment, now, duration_s, handle
+        )
+        if len(self._flights) > self.tally.peak_in_flight:
+            self.tally.peak_in_flight = len(self._flights)
+
+    def _cancel(self, job: int) -> None:
+        now = self.progress.virtual_time_s
+        flight = self._flights.pop(job)
+        self.queue.cancel(flight.handle)
+        self.executor.discard(job)
+        done = self._examples_done(flight, now)
+        self.tally.cancel(flight.client, done, now - flight.dispatched_at)
+
+    def _examples_done(self, flight: _Flight, now: float) -> int:
+        """The examples that a job which was not trained to its end has gone through by now."""
+        if flight.duration_s <= 0.0:
+            return 0
+        share = min(1.0, (now - flight.dispatched_at) / flight.duration_s)
+        return round(share * self.settings.task.num_examples(flight.client))
+
+    def _see_not_finite(self, client: int, update: Update) -> None:
+        self._in_a_row += 1
+        if client not in self._ailing:
+            self._ailing.add(client)
+            self._note("non_finite", {"worker": update.worker, **update.metrics})
+        if self._in_a_row >= max(_HOPELESS, 2 * self.tally.peak_in_flight):
+            self._end = f"diverged: the last {self._in_a_row} updates were not finite"
+
+    def _stalled(self) -> str:
+        reason = "stalled: nobody is training and nobody may start"
+        self.warnings.append(
+            f"{reason}; the algorithm waits for more workers than there are, or for a timer "
+            "that never comes"
+        )
+        return reason
+
+    def _close(self, reason: str) -> str:
+        self.server.tick(self.progress.virtual_time_s, closing=True)
+        last = self.history[-1]
+        if (last.updates, last.versions) != (self.tally.updates, self.server.version):
+            self.evaluate()
+        self._note("interrupted" if self.interrupted else "stopped", {"reason": reason})
+        return reason
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        if self.settings.record != "nothing":
+            now = self.progress.virtual_time_s
+            self.server.events.append(Noted(now, kind, data))
+
+
+@contextmanager
+def _calm_collector() -> Iterator[None]:
+    """Let the cyclic collector look at young objects only.
+
+    A run makes hundreds of thousands of small records that stay, and none of them is in a cycle.
+    With the usual thresholds they set off full collections, which walk through all of torch's
+    objects too and cost more than the simulation itself.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, 50, 10_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

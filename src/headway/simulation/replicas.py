@@ -1,0 +1,68 @@
+"""What simulated workers hold between jobs, for views that do not send the whole model each time.
+
+A view may tell a worker to keep what it has, or send it one fragment. Then the worker's own model
+is state, and the simulator has to hold it. Other algorithms make no replica.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from headway.core import Checkout, ParameterLayout, PayloadKind
+from headway.core.errors import ConfigurationError
+from headway.task import LocalResult
+
+__all__ = ["Replicas"]
+
+
+@final
+class Replicas:
+    """One model per client that was ever given a job.
+
+    Args:
+        initial: The model that every worker starts with, flat.
+        layout: Of the model; it knows the fragments.
+        payload: What the algorithm's workers send.
+    """
+
+    def __init__(self, initial: Tensor, layout: ParameterLayout, payload: PayloadKind) -> None:
+        self._initial = initial
+        self._layout = layout
+        self._payload = payload
+        self._own: dict[int, Tensor] = {}
+
+    def receive(self, client: int, ticket: Checkout) -> Tensor:
+        """The model that the client starts from: its own, with what it was sent put in."""
+        own = self._own.get(client)
+        if own is None:
+            own = self._own[client] = self._initial.clone()
+        sent, fragment = ticket.parameters, ticket.work.fragment
+        if sent is not None and sent.numel() == own.numel():
+            own.copy_(sent)
+        elif sent is not None:
+            if fragment is None:
+                raise ConfigurationError(
+                    "a view sent a part of the model without saying which",
+                    got=f"{sent.numel()} of {own.numel()} parameters",
+                    help="let the algorithm's `work` order the same fragment",
+                )
+            own[self._layout.fragment(fragment)] = sent
+        return own
+
+    def train(self, client: int, result: LocalResult, fragment: int | None) -> LocalResult:
+        """Take the job's result into the client's model, and cut out what is sent."""
+        own = self._own[client]
+        if self._payload == "delta":
+            own.add_(result.payload)
+        elif self._payload == "weights":
+            own.copy_(result.payload)
+        if fragment is None:
+            return result
+        return result._replace(payload=result.payload[self._layout.fragment(fragment)])
+
+    def state(self) -> dict[int, Tensor]:
+        """Every client's model."""
+        return {client: torch.clone(own) for client, own in self._own.items()}

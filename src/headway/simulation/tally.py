@@ -1,0 +1,102 @@
+"""What a run counts while it goes: per client, per staleness, and in total."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from headway.core import Receipt, Update
+from headway.observe import ClientCount
+
+__all__ = ["Tally"]
+
+
+@dataclass(slots=True)
+class _Client:
+    dispatched: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    cancelled: int = 0
+    lost: int = 0
+    examples: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running counts. ``examples`` counts all work, ``discarded_examples`` what changed nothing."""
+
+    updates: int = 0
+    examples: int = 0
+    discarded_examples: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    peak_in_flight: int = 0
+    staleness: Counter[int] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    recent_staleness: float = 0.0
+    clients: dict[int, _Client] = field(default_factory=dict)
+
+    def dispatch(self, client: int) -> int:
+        """A job is given to this client: its dispatch number."""
+        count = self.clients.get(client)
+        if count is None:
+            count = self.clients[client] = _Client()
+        count.dispatched += 1
+        return count.dispatched - 1
+
+    def arrive(self, client: int, update: Update, receipt: Receipt, busy_s: float) -> None:
+        """An update arrived, and this is what became of it."""
+        self.updates += 1
+        count = self.clients[client]
+        count.busy_s += busy_s
+        count.examples += update.num_examples
+        self.examples += update.num_examples
+        self.bytes_up += update.payload.nbytes
+        if receipt.status == "rejected":
+            count.rejected += 1
+            self.reasons[receipt.reason] += 1
+            self.discarded_examples += update.num_examples
+        else:
+            count.accepted += 1
+            self.staleness[receipt.staleness] += 1
+            self.recent_staleness += 0.02 * (receipt.staleness - self.recent_staleness)
+
+    def cancel(self, client: int, examples: int, busy_s: float) -> None:
+        """A job was cancelled; ``examples`` is the part of its work that was already done."""
+        count = self.clients[client]
+        count.cancelled += 1
+        self._waste(count, examples, busy_s)
+
+    def lose(self, client: int, examples: int, busy_s: float) -> None:
+        """A job never came back."""
+        count = self.clients[client]
+        count.lost += 1
+        self._waste(count, examples, busy_s)
+
+    def _waste(self, count: _Client, examples: int, busy_s: float) -> None:
+        count.busy_s += busy_s
+        count.examples += examples
+        self.examples += examples
+        self.discarded_examples += examples
+
+    def idle_share(self, virtual_time_s: float) -> float:
+        """The share of the time in which a place in flight stood empty, of the most ever used."""
+        available_s = self.peak_in_flight * virtual_time_s
+        busy_s = sum(count.busy_s for count in self.clients.values())
+        return max(0.0, 1.0 - busy_s / available_s) if available_s > 0 else 0.0
+
+    def per_client(self) -> dict[int, ClientCount]:
+        """The counts of every client that ever trained."""
+        return {
+            client: ClientCount(
+                count.dispatched,
+                count.accepted,
+                count.rejected,
+                count.cancelled,
+                count.lost,
+                count.examples,
+                count.busy_s,
+            )
+            for client, count in sorted(self.clients.items())
+        }
