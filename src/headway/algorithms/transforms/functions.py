@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, final
 
@@ -26,12 +26,19 @@ class Stateless:
     """A transform that is a function of the update and the moment, and remembers nothing.
 
     Args:
-        function: Called with the update and the context.
-        description: What ``repr`` shows.
+        function: Called with the update, the context and the options.
+        options: Names and values of its options.
     """
 
-    function: Callable[[Update, Context], Outcome]
-    description: str
+    function: Callable[..., Outcome]
+    options: tuple[tuple[str, Any], ...] = ()
+    _bound: Callable[[Update, Context], Outcome] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A wrong option shall fail here, and not at the first update.
+        options = dict(self.options)
+        inspect.signature(self.function).bind(None, None, **options)
+        object.__setattr__(self, "_bound", partial(self.function, **options))
 
     @property
     def needs(self) -> Needs:
@@ -44,10 +51,11 @@ class Stateless:
 
     def apply(self, update: Update, state: None, context: Context) -> Outcome:
         """Call the function."""
-        return self.function(update, context)
+        return self._bound(update, context)
 
     def __repr__(self) -> str:
-        return self.description
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.options)
+        return f"{self.function.__name__.lstrip('_')}({shown})"
 
 
 def stateless(
@@ -70,18 +78,14 @@ def stateless(
         >>> keep_finished(min_steps=5)
         keep_finished(min_steps=5)
     """
-    name = function.__name__.lstrip("_")
-    signature = inspect.signature(function)
 
     def make(*args: P.args, **options: P.kwargs) -> Stateless:
         if args:
             raise ArgumentTypeError(
-                f"the options of `{name}` are given by name", got=", ".join(map(repr, args))
+                f"the options of `{function.__name__}` are given by name",
+                got=", ".join(map(repr, args)),
             )
-        # A wrong option shall fail here, and not at the first update.
-        signature.bind(None, None, **options)
-        shown = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        return Stateless(partial(function, **options), f"{name}({shown})")
+        return Stateless(function, tuple(options.items()))
 
     make.__name__ = make.__qualname__ = function.__name__
     make.__module__ = function.__module__
