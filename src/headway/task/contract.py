@@ -1,0 +1,120 @@
+"""The contract between a task and whatever runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from headway.core import Buffers, ParameterLayout, WorkOrder
+
+if TYPE_CHECKING:
+    from headway.core import Algorithm, Receipt
+
+__all__ = ["Assignment", "LocalResult", "LocalTrainer", "Objective", "Start"]
+
+
+class Assignment(NamedTuple):
+    """One job, and all that its result may depend on.
+
+    Attributes:
+        client: Whose data, in ``[0, num_clients)``.
+        parameters: What to start from, flat ``[num_params]``. Read only.
+        buffers: The server's buffers, where the model has any. Read only.
+        work: How much to do; what it leaves open, the task's own settings decide.
+        seed: The job's own random stream, a 63-bit int: all randomness of the job comes from it.
+    """
+
+    client: int
+    parameters: Tensor
+    buffers: Buffers | None = None
+    work: WorkOrder = WorkOrder()
+    seed: int = 0
+
+
+class LocalResult(NamedTuple):
+    """What a job produced.
+
+    Attributes:
+        payload: Flat ``[num_params]``, of the kind that the algorithm asks for.
+        num_examples: How many examples the job went through, repeated ones counted each time.
+        num_steps: How many local steps (for gradients: batches) it took.
+        metrics: What the client reports, such as ``{"loss": 0.7}``.
+        buffers: The model's buffers afterwards, where it has any.
+    """
+
+    payload: Tensor
+    num_examples: int
+    num_steps: int
+    metrics: dict[str, float]
+    buffers: Buffers | None = None
+
+
+class Start(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+        parameters: Initial parameters, flat ``[num_params]``; the caller's own.
+        layout: Their names and shapes.
+        buffers: Initial buffers, where the model has any.
+    """
+
+    parameters: Tensor
+    layout: ParameterLayout
+    buffers: Buffers | None = None
+
+
+class LocalTrainer(Protocol):
+    """Does the jobs of any number of clients, one after another."""
+
+    def train(self, assignment: Assignment) -> LocalResult:
+        """Do a job. The result depends on the assignment and on nothing else.
+
+        The one exception is a client transform with a state (error feedback): that state lives
+        with the client, and depends on the client's earlier jobs.
+        """
+        ...
+
+    def num_steps(self, client: int, work: WorkOrder) -> int:
+        """How many local steps the job will take, known before it is done."""
+        ...
+
+    def receipt(self, client: int, receipt: Receipt) -> None:
+        """Tell the client's transforms what became of its last payload."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """All that a runtime knows of a task."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def num_clients(self) -> int:
+        """How many clients there are, empty ones included."""
+        ...
+
+    def start(self, seed: int, device: torch.device) -> Start:
+        """Make the initial model; it depends on the seed alone."""
+        ...
+
+    def trainer(self, algorithm: Algorithm, device: torch.device) -> LocalTrainer:
+        """Make what does this algorithm's jobs on this device."""
+        ...
+
+    def evaluate(self, parameters: Tensor, buffers: Buffers | None) -> dict[str, float]:
+        """Judge a model, on the device where it lies."""
+        ...
+
+    def num_examples(self, client: int) -> int:
+        """How many examples a client holds; one with none never trains."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Say in plain JSON what this is, for the run folder and reports."""
+        ...

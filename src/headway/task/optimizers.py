@@ -1,0 +1,182 @@
+"""Local optimizers: by name, class or partial, checked when they are chosen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+
+if TYPE_CHECKING:
+    from headway.task.replica import Replica
+
+__all__ = ["OPTIMIZERS", "OptimizerChoice", "choose", "optimizer_name"]
+
+_ELEMENTWISE: Final = (
+    torch.optim.ASGD,
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.SGD,
+)
+
+OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
+    optimizer.__name__.lower(): optimizer for optimizer in _ELEMENTWISE
+}
+"""The optimizers that can be chosen by name: those that treat each element alike."""
+
+_FUSED: Final = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_REFUSED: Final[Mapping[type[Optimizer], str]] = {
+    torch.optim.LBFGS: "evaluates the loss again within a step",
+    torch.optim.SparseAdam: "takes sparse gradients only",
+}
+_WHERE: Final = "LocalTraining(optimizer=...)"
+
+
+class OptimizerChoice(NamedTuple):
+    """A checked optimizer.
+
+    Attributes:
+        cls: The class.
+        options: Its options, the learning rate left out.
+    """
+
+    cls: type[Optimizer]
+    options: dict[str, Any]
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Whether a step is ``x <- x - learning_rate * gradient``, whatever the options say."""
+        return self.cls is torch.optim.SGD and not any(self.options.values())
+
+    def step_for(self, replica: Replica, learning_rate: float) -> Callable[[], Any]:
+        """Make a fresh optimizer for one job, and return what takes a step.
+
+        Raises:
+            ConfigurationError: The optimizer does not accept the model.
+        """
+        if self.is_plain_sgd:
+            return partial(Tensor.add_, replica.parameters, replica.gradient, alpha=-learning_rate)
+        options = dict(self.options)
+        if self.cls in _ELEMENTWISE:
+            parameters: list[Tensor] = [replica.flat_parameter]
+            if self.cls in _FUSED and not options.keys() & {"fused", "foreach", "differentiable"}:
+                options["fused"] = True
+        else:
+            _ = replica.gradient
+            parameters = list(replica.trainable)
+        return _build(self.cls, parameters, {"lr": learning_rate, **options}).step
+
+
+def choose(
+    optimizer: str | type[Optimizer] | partial[Optimizer], options: Mapping[str, Any]
+) -> OptimizerChoice:
+    """Check an optimizer and its options.
+
+    Args:
+        optimizer: A name of :data:`OPTIMIZERS`, a class, or a partial of a class.
+        options: More keyword arguments of the class.
+
+    Raises:
+        ArgumentTypeError: None of those three.
+        UnknownNameError: No optimizer, or no option, of this name.
+        ConfigurationError: A learning rate among the options, an option given twice, a value that
+            the class refuses, or an optimizer that cannot serve here.
+
+    Example:
+        >>> choose(partial(torch.optim.SGD, momentum=0.9), {}).options
+        {'momentum': 0.9}
+    """
+    given: dict[str, Any] = {}
+    if isinstance(optimizer, partial):
+        if optimizer.args:
+            raise ConfigurationError(
+                "the optimizer's partial may only hold keyword options",
+                where=_WHERE,
+                got=f"{len(optimizer.args)} positional arguments",
+                help="the parameters are supplied for each job",
+            )
+        optimizer, given = optimizer.func, dict(optimizer.keywords)  # type: ignore[assignment]
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise UnknownNameError.of("optimizer", optimizer, OPTIMIZERS, where=_WHERE)
+        optimizer = OPTIMIZERS[optimizer]
+    if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
+        raise ArgumentTypeError(
+            "that is not an optimizer",
+            where=_WHERE,
+            got=repr(optimizer),
+            expected="a name, a torch.optim class, or functools.partial of one",
+        )
+    _check(optimizer, given, options)
+    return OptimizerChoice(optimizer, {**given, **options})
+
+
+def optimizer_name(cls: type[Optimizer]) -> str:
+    """The name that stands for a class in descriptions."""
+    name = cls.__name__.lower()
+    return name if OPTIMIZERS.get(name) is cls else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _check(cls: type[Optimizer], given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    if cls in _REFUSED:
+        raise ConfigurationError(
+            f"{cls.__name__} cannot be a local optimizer",
+            where=_WHERE,
+            got=f"{cls.__name__}, which {_REFUSED[cls]}",
+            help=f"choose another, for example one of {', '.join(sorted(OPTIMIZERS))}",
+        )
+    twice = sorted(given.keys() & options.keys())
+    if twice:
+        raise ConfigurationError(
+            f"the option `{twice[0]}` is given twice",
+            where=_WHERE,
+            got=f"{given[twice[0]]} in the partial, {options[twice[0]]} in options",
+        )
+    for rate in ("lr", "learning_rate"):
+        if rate in given or rate in options:
+            raise ConfigurationError(
+                "the learning rate is given among the optimizer's options",
+                where=_WHERE,
+                got=f"{rate}={given.get(rate, options.get(rate))}",
+                help="write LocalTraining(learning_rate=...), which algorithms may override",
+            )
+    _check_options(cls, {**given, **options})
+
+
+def _check_options(cls: type[Optimizer], options: Mapping[str, Any]) -> None:
+    signature = inspect.signature(cls).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+        known = [name for name in signature if name not in ("params", "lr")]
+        for name in options:
+            if name not in known:
+                raise UnknownNameError.of(
+                    f"option of {cls.__name__}", name, known, where=_WHERE, got=options[name]
+                )
+    if cls in _ELEMENTWISE:
+        _build(cls, [nn.Parameter(torch.zeros(1))], {"lr": 0.1, **options})
+
+
+def _build(cls: type[Optimizer], parameters: list[Tensor], options: Mapping[str, Any]) -> Optimizer:
+    make: Callable[..., Optimizer] = cls
+    try:
+        return make(parameters, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{cls.__name__} refuses its options or the model",
+            where=_WHERE,
+            got=", ".join(f"{name}={value}" for name, value in options.items()),
+            help=str(error),
+        ) from error

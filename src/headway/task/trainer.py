@@ -1,0 +1,258 @@
+"""Doing the jobs of a :class:`~headway.task.Task`, one by one, on flat buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import DataError
+from headway.task.chain import ClientChain
+from headway.task.contract import Assignment, LocalResult
+from headway.task.randomness import own_randomness
+
+if TYPE_CHECKING:
+    from headway.core import Algorithm, Receipt, WorkOrder
+    from headway.task.clients import ClientData
+    from headway.task.local import LocalTraining
+    from headway.task.metrics import Loss
+    from headway.task.replica import Replica
+
+__all__ = ["Trainer", "batches"]
+
+_Use = Callable[[tuple[Tensor, ...], int], None]
+
+
+def batches(
+    num_examples: int,
+    batch_size: int | None,
+    num_batches: int,
+    *,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    """Yield the row numbers of each batch, pass after pass through the data.
+
+    Args:
+        num_examples: Rows to choose from, at least 1.
+        batch_size: Rows in a batch; the last batch of a pass may have fewer. ``None``: all.
+        num_batches: How many batches in all.
+        generator: Shuffles each pass anew; ``None`` leaves the rows in their order.
+
+    Yields:
+        Row numbers, int64 on the CPU. No row comes twice in a pass.
+
+    Example:
+        >>> [rows.tolist() for rows in batches(5, 2, 4, generator=None)]
+        [[0, 1], [2, 3], [4], [0, 1]]
+    """
+    left = num_batches
+    while left > 0:
+        if generator is None:
+            order = torch.arange(num_examples)
+        else:
+            order = torch.randperm(num_examples, generator=generator)
+        for rows in order.split(batch_size or num_examples)[:left]:
+            yield rows
+            left -= 1
+
+
+class _Job(NamedTuple):
+    """What the methods of the trainer share about the job at hand."""
+
+    inputs: Tensor
+    targets: Tensor
+    base: Tensor
+    states: tuple[Any, ...]
+    num_steps: int
+    learning_rate: float
+    generator: torch.Generator | None
+
+
+class _Progress(NamedTuple):
+    """How far the job came: training ends early when the loss is no longer finite."""
+
+    payload: Tensor
+    loss: float
+    num_examples: int
+    num_steps: int
+
+
+@final
+class Trainer:
+    """Does any client's jobs with one module, never built anew.
+
+    The result depends on the assignment alone. States of the algorithm's client transforms are the
+    exception: they are kept here, by client, for as long as the trainer lives.
+
+    Memory: the module, its flat gradient, what the local optimizer keeps, one vector more with a
+    proximal term, and one vector per result.
+
+    Args:
+        replica: The module; it is put into training mode.
+        data: Who has what.
+        loss: ``(outputs, targets) -> mean loss``.
+        local: How to train.
+        algorithm: Which payload is due, and the client chain.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        data: ClientData,
+        *,
+        loss: Loss,
+        local: LocalTraining,
+        algorithm: Algorithm,
+    ) -> None:
+        self._replica = replica
+        self._module = replica.module.train()
+        self._data = data
+        self._loss = loss
+        self._local = local
+        self._optimizer = local.choice
+        self._payload = algorithm.payload
+        self._device = replica.parameters.device
+        self._chain = ClientChain(
+            algorithm.client,
+            num_params=replica.parameters.numel(),
+            dtype=replica.parameters.dtype,
+            device=self._device,
+        )
+        self._generator = torch.Generator()
+        self._is_plain = self._optimizer.is_plain_sgd and not (
+            self._chain or local.proximal or local.clip_norm
+        )
+        self._scratch = torch.empty_like(replica.parameters) if local.proximal else None
+
+    def num_steps(self, client: int, work: WorkOrder) -> int:
+        """How many local steps (for gradients: batches) a job will take; 0 without data."""
+        num_examples = self._data.num_examples(client)
+        return self._local.num_steps(num_examples, work, self._payload) if num_examples else 0
+
+    def receipt(self, client: int, receipt: Receipt) -> None:
+        """Tell the client's transforms what became of its last payload."""
+        self._chain.receipt(client, receipt)
+
+    def train(self, assignment: Assignment) -> LocalResult:
+        """Do a job.
+
+        A loss that is not finite ends the training after that step. The payload is then what it
+        is, most often not finite either, and the server will say so; the metrics tell it too.
+
+        Raises:
+            DataError: The client has no examples.
+        """
+        job = self._open(assignment)
+        self._replica.load(job.base, assignment.buffers)
+        try:
+            with torch.enable_grad(), own_randomness(assignment.seed, self._device):
+                run = self._gradient_at_base if self._payload == "gradient" else self._descend
+                progress = run(job)
+        except Exception as error:
+            error.add_note(f"while client {assignment.client} was training")
+            raise
+        payload = self._chain.payload(progress.payload, job.states)
+        return LocalResult(
+            payload=payload.to(assignment.parameters.device),
+            num_examples=progress.num_examples,
+            num_steps=progress.num_steps,
+            metrics={"loss": progress.loss},
+            buffers=self._replica.layout.flatten_buffers(self._module),
+        )
+
+    def _open(self, assignment: Assignment) -> _Job:
+        inputs, targets = self._data.client(assignment.client)
+        if len(inputs) == 0:
+            raise DataError(
+                f"client {assignment.client} has no examples to train on",
+                where="Task(train=...)",
+                help="leave such clients out: task.num_examples(client) is 0 for them",
+            )
+        work = assignment.work
+        rate = work.learning_rate
+        return _Job(
+            inputs=inputs.to(self._device),
+            targets=targets.to(self._device),
+            base=assignment.parameters.to(self._device),
+            states=self._chain.states(assignment.client),
+            num_steps=self._local.num_steps(len(inputs), work, self._payload),
+            learning_rate=self._local.learning_rate if rate is None else rate,
+            generator=(
+                self._generator.manual_seed(assignment.seed) if self._local.shuffle else None
+            ),
+        )
+
+    def _descend(self, job: _Job) -> _Progress:
+        replica = self._replica
+        counted = self._run(job, self._batches(job), self._step_for(job))
+        if self._payload == "weights":
+            return _Progress(replica.parameters.clone(), *counted)
+        return _Progress(torch.sub(replica.parameters, job.base), *counted)
+
+    def _gradient_at_base(self, job: _Job) -> _Progress:
+        replica, gradient = self._replica, self._replica.gradient.zero_()
+        chosen = list(self._batches(job))
+        planned = sum(rows.numel() for rows in chosen)
+
+        def add(gradients: tuple[Tensor, ...], count: int) -> None:
+            replica.accumulate(gradients, count / planned)
+
+        counted = self._run(job, chosen, add)
+        with torch.no_grad():
+            self._finish(gradient, replica.parameters, job)
+        return _Progress(gradient.clone(), *counted)
+
+    def _run(self, job: _Job, chosen: Iterable[Tensor], use: _Use) -> tuple[float, int, int]:
+        """Hand each batch's gradients to ``use``; count mean loss, examples and steps."""
+        total, seen, done = 0.0, 0, 0
+        for rows in chosen:
+            inputs, targets = job.inputs.index_select(0, rows), job.targets.index_select(0, rows)
+            loss = self._loss(self._module(inputs), targets)
+            count = rows.numel()
+            use(self._replica.gradients(loss), count)
+            value = loss.item()
+            total += value * count
+            seen += count
+            done += 1
+            if not isfinite(value):
+                break
+        return total / seen, seen, done
+
+    def _step_for(self, job: _Job) -> _Use:
+        replica = self._replica
+        if self._is_plain:
+            return lambda gradients, count: replica.descend(gradients, job.learning_rate)
+        take_step = self._optimizer.step_for(replica, job.learning_rate)
+
+        def step(gradients: tuple[Tensor, ...], count: int) -> None:
+            with torch.no_grad():
+                gradient = replica.store(gradients)
+                if self._scratch is not None:
+                    torch.sub(replica.parameters, job.base, out=self._scratch)
+                    gradient.add_(self._scratch, alpha=self._local.proximal)
+                self._finish(gradient, replica.parameters, job)
+                take_step()
+                replica.restore_frozen(job.base)
+
+        return step
+
+    def _finish(self, gradient: Tensor, parameters: Tensor, job: _Job) -> None:
+        if self._chain:
+            self._chain.gradient(gradient, parameters, job.base, job.states)
+            for span in self._replica.frozen:
+                gradient[span].zero_()
+        if self._local.clip_norm is not None:
+            norm = torch.linalg.vector_norm(gradient)
+            # The same guard against a norm of 0 as in torch.nn.utils.clip_grad_norm_.
+            gradient.mul_((self._local.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+
+    def _batches(self, job: _Job) -> Iterator[Tensor]:
+        chosen = batches(
+            len(job.inputs), self._local.batch_size, job.num_steps, generator=job.generator
+        )
+        if self._device.type == "cpu":
+            return chosen
+        return (rows.to(self._device) for rows in chosen)
