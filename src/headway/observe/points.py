@@ -63,23 +63,24 @@ class Point(NamedTuple):
             LogDamagedError: The record is not one of a point.
         """
         try:
-            axes = [kind(record[axis]) for axis, kind in _AXIS_TYPES.items()]
             metrics = {str(name): float(value) for name, value in record["metrics"].items()}
             if len(record) != len(cls._fields):
                 raise ValueError(f"{len(record)} fields")
+            return cls(
+                updates=int(record["updates"]),
+                versions=int(record["versions"]),
+                examples=int(record["examples"]),
+                bytes=int(record["bytes"]),
+                virtual_time_s=float(record["virtual_time_s"]),
+                wall_time_s=float(record["wall_time_s"]),
+                metrics=metrics,
+            )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise LogDamagedError(
                 "this is not the record of an evaluation",
                 got=repr(error),
                 expected=", ".join(cls._fields),
             ) from error
-        return cls(*axes, metrics)
-
-
-_AXIS_TYPES: Final[dict[str, Any]] = {
-    **dict.fromkeys(AXES[:4], int),
-    **dict.fromkeys(AXES[4:], float),
-}
 
 
 class ClientCount(NamedTuple):

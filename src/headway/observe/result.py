@@ -53,7 +53,7 @@ class Result:
         bytes_down: Bytes from the server to clients.
         virtual_time_s: Virtual seconds at the end.
         wall_time_s: Real seconds that the run took.
-        idle_share: Share of the clients' time in which they had no work, in [0, 1].
+        idle_share: Share of the places in flight that stood empty, over the whole run, in [0, 1].
         stop_reason: What ended the run.
         interrupted: Whether it was stopped from outside.
         warnings: What the user should know, once each.
@@ -244,7 +244,8 @@ class Result:
         """Write the result into a folder, made if it is missing.
 
         ``result.json`` and ``checkpoints/final.safetensors`` are replaced. ``metrics.jsonl`` and
-        ``events.jsonl`` are written where they are missing: a run folder has its own already.
+        ``events.jsonl`` are written too, without payloads, unless this is the result's own run
+        folder, which has them already; what another run left there is removed.
 
         Returns:
             The folder.

@@ -128,7 +128,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # The first column gives way where the others leave too little room.
-    widths[0] = max(8, min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
+    widths[0] = min(widths[0], max(8, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
     lines: list[str] = []
     for first, *others in rows:
         cells = [f"{shorten(first, widths[0]):<{widths[0]}}"]

@@ -1,0 +1,346 @@
+"""A run folder: everything that a run leaves on disk, usable at any moment of the run.
+
+::
+
+    config.toml                     what was run, with every default filled in
+    environment.json                versions, git commit, hardware, flags
+    events.jsonl                    one event a line
+    payloads.bin                    the payloads, where they were kept
+    metrics.jsonl                   one evaluation a line
+    result.json                     what the run came to; written at its end
+    checkpoints/final.safetensors   the final model
+    report.html                     the report, where one was written
+"""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, final
+
+from torch import Tensor
+
+from headway.core.errors import ConfigurationError, LogDamagedError, LogError, RunFolderError
+from headway.core.events import Event, Submitted
+from headway.core.layout import Buffers
+from headway.observe import files, toml
+from headway.observe.environment import describe_environment
+from headway.observe.eventlog import EventLog, encode_event, read_events
+from headway.observe.payloads import PayloadReader, PayloadWriter, Record
+from headway.observe.points import Point
+from headway.observe.result import Result
+from headway.observe.saving import EVENTS, MODEL, POINTS, RESULT, load_result, save_result
+from headway.observe.strict import dumps
+
+__all__ = ["RunFolder"]
+
+CONFIG: Final = "config.toml"
+ENVIRONMENT: Final = "environment.json"
+PAYLOADS: Final = "payloads.bin"
+REPORT: Final = "report.html"
+_OURS: Final = (RESULT, REPORT, MODEL, EVENTS, PAYLOADS, POINTS, ENVIRONMENT, CONFIG)
+
+
+@final
+class RunFolder:
+    """The folder of one run; made by :meth:`create` to be written, by :meth:`open` to be read.
+
+    Events and points are appended while the run goes on. With each point everything so far is
+    handed to the operating system, so that a killed run loses what came after its last evaluation
+    and nothing else.
+
+    Attributes:
+        path: The folder.
+
+    Example:
+        >>> import tempfile
+        >>> from headway.core import Waited
+        >>> from headway.observe import Point
+        >>> place = tempfile.TemporaryDirectory()
+        >>> with RunFolder.create(f"{place.name}/run", {"seed": 0}) as folder:
+        ...     folder.append_events([Waited(1.5, "client-0", "concurrency")])
+        ...     folder.append_point(Point(1, 1, 32, 800, 1.5, 0.1, {"accuracy": 0.5}))
+        >>> run = RunFolder.open(f"{place.name}/run")
+        >>> run.config(), list(run.events()), len(list(run.points()))
+        ({'seed': 0}, [Waited(time=1.5, worker='client-0', reason='concurrency')], 1)
+        >>> place.cleanup()
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._events: EventLog | None = None
+        self._points: EventLog | None = None
+        self._payloads: PayloadWriter | None = None
+
+    @classmethod
+    def create(
+        cls, path: str | Path, config: Mapping[str, Any] | None = None, *, overwrite: bool = False
+    ) -> RunFolder:
+        """Make the folder of a new run, and find out at once whether it can be written.
+
+        Args:
+            path: The folder; folders above it are made too.
+            config: What is run, a plain tree with every default filled in.
+            overwrite: Whether the files of an older run in this folder are removed. Other files
+                in it are left alone.
+
+        Raises:
+            ArgumentTypeError: The config holds something that TOML cannot.
+            RunFolderError: It cannot be written, or is not empty.
+        """
+        folder = cls(Path(path))
+        text = toml.dumps(config or {})
+        with files.working_on(folder.path):
+            if not overwrite and _is_used(folder.path):
+                raise RunFolderError(
+                    "the run folder is not empty",
+                    where=str(folder.path),
+                    expected="a folder that is new or empty",
+                    help="choose another folder, or pass overwrite=True to replace the run in it",
+                )
+            folder.path.mkdir(parents=True, exist_ok=True)
+            # A permission that looks right is not yet one that is; a byte on the disk is.
+            with tempfile.TemporaryFile(dir=folder.path, prefix=".probe-") as probe:
+                probe.write(b"?")
+                probe.flush()
+            for name in _OURS:
+                (folder.path / name).unlink(missing_ok=True)
+        files.write_atomically(folder.path / CONFIG, text)
+        files.write_json(folder.path / ENVIRONMENT, describe_environment())
+        folder._events = EventLog(folder.path / EVENTS)
+        folder._points = EventLog(folder.path / POINTS)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open the folder of a run to read it, whether or not the run has ended.
+
+        Raises:
+            RunFolderError: This is not a run folder.
+        """
+        folder = cls(Path(path))
+        if not any((folder.path / name).is_file() for name in (CONFIG, EVENTS, RESULT)):
+            raise RunFolderError(
+                "this is not a run folder",
+                where=str(folder.path),
+                got="a folder" if folder.path.is_dir() else "no folder",
+                expected=f"a folder with {CONFIG} and {EVENTS}",
+                help="name the folder that a run was told to write",
+            )
+        return folder
+
+    @property
+    def has_payloads(self) -> bool:
+        """Whether the payloads were kept, so that the run can be replayed."""
+        return (self.path / PAYLOADS).is_file()
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the run has ended, of itself or by an interruption that it could answer."""
+        return (self.path / RESULT).is_file()
+
+    def append_initial(
+        self,
+        parameters: Tensor,
+        buffers: Buffers | None = None,
+        *,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the initial parameters: the first record of ``payloads.bin``.
+
+        To be called before the first event that carries a payload.
+
+        Args:
+            parameters: Flat, as the server got them.
+            buffers: As the server got them.
+            about: Plain values to keep beside them, such as the layout's description.
+
+        Raises:
+            RunFolderError: They cannot be written.
+        """
+        self._payloads = PayloadWriter(self.path / PAYLOADS)
+        self._payloads.append(parameters, buffers, meta={**(about or {}), "kind": "initial"})
+
+    def append_events(self, events: Sequence[Event]) -> None:
+        """Append events; of those that carry a payload, the payload too.
+
+        Raises:
+            ConfigurationError: There is a payload, but :meth:`append_initial` was not called.
+            RunFolderError: They cannot be written.
+        """
+        log = self._open_log(self._events)
+        start = 0
+        for place, event in enumerate(events):
+            if type(event) is Submitted and event.payload is not None:
+                log.append(events[start:place])
+                log.append_lines([encode_event(event, self._keep(event, event.payload))])
+                start = place + 1
+        log.append(events[start:] if start else events)
+
+    def append_point(self, point: Point) -> None:
+        """Append an evaluation, and hand everything so far to the operating system.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        self._open_log(self._points).append_lines([dumps(point._asdict())])
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand everything so far to the operating system: it outlives this process.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        # Payloads first, so that no event on disk names a payload that is not.
+        for log in (self._payloads, self._events, self._points):
+            if log is not None:
+                log.flush()
+
+    def close(self, result: Result | None = None) -> None:
+        """Bring everything to the disk, and write the result where there is one.
+
+        May be called twice; a run that breaks off closes without a result.
+
+        Args:
+            result: What the run came to. Its ``folder`` becomes this one.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        for log in (self._payloads, self._events, self._points):
+            if log is not None:
+                log.close()
+        if result is not None:
+            result.folder = self.path
+            save_result(result, self.path)
+
+    def config(self) -> dict[str, Any]:
+        """What was run.
+
+        Raises:
+            RunFolderError: It cannot be read.
+            LogDamagedError: It is not TOML.
+        """
+        path = self.path / CONFIG
+        with files.working_on(path, "read"):
+            data = path.read_bytes()
+        try:
+            return tomllib.loads(data.decode())
+        except (ValueError, RecursionError) as error:
+            raise LogDamagedError(
+                f"{path.name} is damaged", where=str(path), got=str(error), expected="TOML"
+            ) from error
+
+    def environment(self) -> dict[str, Any]:
+        """Where it was run.
+
+        Raises:
+            RunFolderError: It cannot be read.
+            LogDamagedError: It is not a JSON object.
+        """
+        path = self.path / ENVIRONMENT
+        tree = files.read_json(path)
+        if not isinstance(tree, dict):
+            raise LogDamagedError(
+                f"{path.name} is damaged", where=str(path), got=type(tree).__name__
+            )
+        return tree
+
+    def events(self, *, payloads: bool = False) -> Iterator[Event]:
+        """The events, one after the other.
+
+        Args:
+            payloads: Whether to read their payloads too.
+
+        Raises:
+            RunFolderError: They cannot be read.
+            LogError: Payloads are wanted, and none were kept.
+            LogDamagedError: A line or a payload is damaged. A last line that is cut off is left
+                out, with one :class:`~headway.observe.LogTruncatedWarning`.
+        """
+        if not payloads:
+            yield from read_events(self.path / EVENTS)
+            return
+        with self._open_payloads() as reader:
+            yield from read_events(self.path / EVENTS, reader)
+
+    def initial(self) -> Record:
+        """The initial parameters (``tensors["payload"]``) and buffers, where payloads were kept.
+
+        Raises:
+            RunFolderError: They cannot be read.
+            LogError: No payloads were kept.
+            LogDamagedError: They are damaged.
+        """
+        with self._open_payloads() as reader:
+            return reader.read(0)
+
+    def points(self) -> Iterator[Point]:
+        """The evaluations, one after the other.
+
+        Raises:
+            RunFolderError: They cannot be read.
+            LogDamagedError: A line is damaged. A last line that is cut off is left out, with one
+                :class:`~headway.observe.LogTruncatedWarning`.
+        """
+        return files.read_lines(self.path / POINTS, Point.from_record)
+
+    def result(self, *, events: bool = True) -> Result:
+        """What the run came to.
+
+        Args:
+            events: Whether to read the events too.
+
+        Raises:
+            RunFolderError: The run has not ended, or its result cannot be read.
+            LogDamagedError: A file is damaged.
+        """
+        return load_result(self.path, events=events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _keep(self, event: Submitted, payload: Tensor) -> int:
+        if self._payloads is None:
+            raise ConfigurationError(
+                "a payload came before the initial parameters",
+                where=str(self.path),
+                help="call append_initial(parameters, buffers) before the first event",
+            )
+        meta = {"kind": "update", "job": event.job}
+        return self._payloads.append(payload, event.buffers, meta=meta)
+
+    def _open_log(self, log: EventLog | None) -> EventLog:
+        if log is None:
+            raise RunFolderError(
+                "this run folder was opened to be read",
+                where=str(self.path),
+                help="make a new one with RunFolder.create(path)",
+            )
+        return log
+
+    def _open_payloads(self) -> PayloadReader:
+        if not self.has_payloads:
+            raise LogError(
+                "this run kept no payloads, so its model cannot be rebuilt",
+                where=str(self.path),
+                help='run again with record="payloads"',
+            )
+        return PayloadReader(self.path / PAYLOADS)
+
+
+def _is_used(path: Path) -> bool:
+    # A path that is a file, or lies below one, is refused by mkdir, in the system's own words.
+    return path.is_dir() and any(path.iterdir())
