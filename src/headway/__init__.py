@@ -18,10 +18,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from headway import algorithms, core, data, tasks
+    from headway import algorithms, core, data, models, tasks
     from headway.algorithms import staleness
     from headway.core import Algorithm, Server, Update, errors
-    from headway.simulation import Comparison, Result, compare, population, simulate, until
+    from headway.simulation import Comparison, Result, compare, every, population, simulate, until
     from headway.task import LocalTraining, Task
 
 __version__ = "0.1.0.dev0"
@@ -40,6 +40,8 @@ __all__ = [
     "core",
     "data",
     "errors",
+    "every",
+    "models",
     "population",
     "simulate",
     "staleness",
@@ -61,6 +63,8 @@ _HOME = {
     "core": "headway.core",
     "data": "headway.data",
     "errors": "headway.core.errors",
+    "every": "headway.simulation:every",
+    "models": "headway.models",
     "population": "headway.simulation.population",
     "simulate": "headway.simulation:simulate",
     "staleness": "headway.algorithms.staleness",

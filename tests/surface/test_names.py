@@ -25,6 +25,8 @@ PUBLIC = [
     "core",
     "data",
     "errors",
+    "every",
+    "models",
     "population",
     "simulate",
     "staleness",

@@ -28,6 +28,7 @@ from headway.core import (
     Timer,
     Update,
     Wake,
+    WorkOrder,
 )
 from headway.observe import Point
 from headway.simulation.executor import Executor, OneByOne
@@ -76,6 +77,7 @@ class _Flight:
     dispatched_at: float
     duration_s: float
     handle: int
+    work: WorkOrder
 
 
 class Engine:
@@ -121,6 +123,7 @@ class Engine:
         self._training_key = stream_key(settings.seed, Purpose.TRAINING)
         self._flights: dict[int, _Flight] = {}
         self._num_timers = 0
+        self._tells_clients = bool(settings.algorithm.client)
         # Only a view can send less than the model, and only then are replicas needed.
         self._replicas = (
             None
@@ -221,6 +224,8 @@ class Engine:
             result.metrics,
         )
         receipt = self.server.submit(update, now, again=True)
+        if self._tells_clients:
+            self.trainer.receipt(client, receipt)
         tally = self.tally
         tally.arrive(client, update, receipt, now - flight.dispatched_at)
         if receipt.reason == "not_finite":
@@ -296,7 +301,7 @@ class Engine:
         priority = LOSS if self._times.drops(client, number) else COMPLETION
         handle = self.queue.push(now + duration_s, priority, job)
         self._flights[job] = _Flight(
-            client, ticket.version, ticket.work.fragment, now, duration_s, handle
+            client, ticket.version, ticket.work.fragment, now, duration_s, handle, ticket.work
         )
         if len(self._flights) > self.tally.peak_in_flight:
             self.tally.peak_in_flight = len(self._flights)
@@ -314,7 +319,7 @@ class Engine:
         if flight.duration_s <= 0.0:
             return 0
         share = min(1.0, (now - flight.dispatched_at) / flight.duration_s)
-        return round(share * self.settings.task.num_examples(flight.client))
+        return round(share * self.trainer.num_examples(flight.client, flight.work))
 
     def _see_not_finite(self, client: int, update: Update) -> None:
         self._in_a_row += 1

@@ -80,6 +80,10 @@ class LocalTrainer(Protocol):
         """How many local steps the job will take, known before it is done."""
         ...
 
+    def num_examples(self, client: int, work: WorkOrder) -> int:
+        """How many examples the job will go through, known before it is done."""
+        ...
+
     def receipt(self, client: int, receipt: Receipt) -> None:
         """Tell the client's transforms what became of its last payload."""
         ...

@@ -132,6 +132,15 @@ class Trainer:
         num_examples = self._data.num_examples(client)
         return self._local.num_steps(num_examples, work, self._payload) if num_examples else 0
 
+    def num_examples(self, client: int, work: WorkOrder) -> int:
+        """How many examples a job will go through, repeated ones counted each time."""
+        held = self._data.num_examples(client)
+        if not held:
+            return 0
+        batch_size = self._local.batch_size or held
+        passes, rest = divmod(self.num_steps(client, work), -(-held // batch_size))
+        return passes * held + rest * batch_size
+
     def receipt(self, client: int, receipt: Receipt) -> None:
         """Tell the client's transforms what became of its last payload."""
         self._chain.receipt(client, receipt)

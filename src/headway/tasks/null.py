@@ -96,5 +96,9 @@ class NullTrainer:
         """One, whatever the order says."""
         return 1
 
+    def num_examples(self, client: int, work: WorkOrder) -> int:
+        """One, whatever the order says."""
+        return 1
+
     def receipt(self, client: int, receipt: Receipt) -> None:
         """Nothing to learn."""

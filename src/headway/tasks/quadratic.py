@@ -193,6 +193,10 @@ class QuadraticTrainer:
         """How many local steps (for gradients: draws of the noise) a job takes."""
         return self._local.num_steps(1, work, self._payload)
 
+    def num_examples(self, client: int, work: WorkOrder) -> int:
+        """One per step."""
+        return self.num_steps(client, work)
+
     def receipt(self, client: int, receipt: Receipt) -> None:
         """Tell the client's transforms what became of its last payload."""
         self._chain.receipt(client, receipt)
