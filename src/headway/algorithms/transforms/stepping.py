@@ -145,6 +145,15 @@ class _Stepper:
         for group, rate in zip(groups, usual, strict=True):
             group["lr"] = rate
 
+    def load(self, saved: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(saved)
+        # Torch casts what it loads to the parameters' dtype, and would change NAdam's scalars.
+        for index, values in saved["state"].items():
+            state = self.optimizer.state[self._parameters[int(index)]]
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.dtype is not state[name].dtype:
+                    state[name] = value.to(state[name].device)
+
     def release(self) -> None:
         """Let go of a payload that was the gradient: it is only valid during the call."""
         for parameter in self._parameters:
@@ -185,7 +194,7 @@ class _Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steppers.clear()
         for name, saved in state.items():
-            self.of(None if name == "whole" else int(name)).optimizer.load_state_dict(saved)
+            self.of(None if name == "whole" else int(name)).load(saved)
 
 
 def server_step(

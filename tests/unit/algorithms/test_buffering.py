@@ -1,0 +1,223 @@
+"""The buffer: what it adds up, what it divides by, and when it lets go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from headway import core
+from headway.algorithms.transforms import buffer
+from headway.core import Buffers
+from headway.core.errors import ConfigurationError, UnknownNameError
+
+
+class Held:
+    """A buffer with its state and a moment, fed by hand."""
+
+    def __init__(self, size, *, payload="delta", buffers=None, **options):
+        self.transform = buffer(size, **options)
+        self.context = core.Context(torch.zeros(2, dtype=torch.float64), payload=payload)
+        self.context.buffers = buffers
+        self.context.num_workers = self.context.num_active = 0
+        self.state = self.transform.init(self.context)
+
+    def put(self, payload, *, tau=0, **fields):
+        self.context.staleness = tau
+        payload = torch.tensor(payload, dtype=torch.float64)
+        update = core.Update(payload, 0, "worker-0", 1, **fields)
+        return self.transform.apply(update, self.state, self.context)
+
+    def tick(self, *, closing=False):
+        self.context.closing = closing
+        outcome = self.transform.tick(self.state, self.context)
+        self.context.closing = False
+        return outcome
+
+
+def test_holds_until_it_is_full_and_passes_the_mean_on():
+    held = Held(3)
+    held.context.version = 9
+    assert isinstance(held.put([1.0, 0.0], tau=2, num_examples=5, num_steps=2), core.Held)
+    assert isinstance(held.put([2.0, 3.0], tau=7, weight=0.5, num_examples=6), core.Held)
+    flushed = held.put([3.0, -3.0], tau=1, num_examples=7, num_steps=4).update
+    np.testing.assert_allclose(flushed.payload, [5.0 / 3, -1.5 / 3], rtol=1e-15)
+    assert flushed.weight == 1.0
+    assert flushed.contributions == core.Contributions(count=3, max_staleness=7, weight=2.5)
+    assert (flushed.num_examples, flushed.num_steps) == (18, 7)
+    # The version does not move inside a buffer, so the base is the oldest of its updates'.
+    assert (flushed.base_version, flushed.worker, flushed.sequence) == (2, "", -1)
+
+
+def test_starts_anew_after_a_flush():
+    held = Held(2)
+    for _ in range(2):
+        first = held.put([4.0, 4.0], tau=3)
+    assert first.update.contributions.max_staleness == 3
+    held.put([1.0, 0.0])
+    second = held.put([0.0, 1.0]).update
+    assert second.payload.tolist() == [0.5, 0.5]
+    assert second.contributions == core.Contributions(2, 0, 2.0)
+    assert second.num_examples == 2
+
+
+def test_the_weighted_mean_divides_by_examples_times_weights():
+    held = Held(3, reduce="weighted_mean")
+    held.put([1.0, 0.0], num_examples=10)
+    held.put([0.0, 1.0], num_examples=30, weight=0.5)
+    got = held.put([5.0, 5.0], num_examples=0).update
+    np.testing.assert_allclose(got.payload, [10 / 25, 15 / 25], rtol=1e-15)
+
+
+def test_the_mean_of_one_is_that_one_to_the_bit():
+    payload = [0.1, -0.3]
+    for reduce in ("mean", "weighted_mean"):
+        assert Held(1, reduce=reduce).put(payload).update.payload.tolist() == payload
+
+
+def test_payloads_are_not_kept():
+    held = Held(2)
+    payload = torch.ones(2, dtype=torch.float64)
+    held.transform.apply(core.Update(payload, 0, "a", 1), held.state, held.context)
+    payload.fill_(99.0)
+    assert held.put([1.0, 1.0]).update.payload.tolist() == [1.0, 1.0]
+
+
+def test_weights_of_zero_count_and_add_nothing():
+    held = Held(3)
+    held.put([9.0, 9.0], weight=0.0)
+    held.put([3.0, 6.0])
+    assert held.put([9.0, 9.0], weight=0.0).update.payload.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("reduce", ["mean", "weighted_mean"])
+def test_nothing_but_zeros_makes_a_flush_of_weight_zero(reduce):
+    held = Held(2, reduce=reduce)
+    held.put([1.0, 1.0])
+    held.put([1.0, 1.0])
+    held.put([9.0, 9.0], weight=0.0)
+    flushed = held.put([9.0, 9.0], weight=0.0).update
+    assert flushed.weight == 0.0
+    # What was in the last buffer is not in this one.
+    assert flushed.payload.tolist() == [0.0, 0.0]
+    assert flushed.contributions.count == 2
+
+
+def test_a_fragment_is_rejected_and_does_not_count():
+    held = Held(1)
+    outcome = held.put([1.0], fragment=0)
+    assert outcome == core.Dropped("fragment_in_buffer")
+    assert held.state.count == 0
+
+
+class TestClosing:
+    def test_drops_a_partial_buffer_by_default(self):
+        held = Held(3)
+        held.put([3.0, 3.0])
+        assert held.tick(closing=True) is None
+
+    def test_applies_it_over_those_that_are_there_if_told_to(self):
+        held = Held(10, on_close="apply")
+        held.put([3.0, 3.0])
+        held.put([1.0, 0.0], weight=0.5)
+        assert held.tick() is None
+        flushed = held.tick(closing=True).update
+        assert flushed.payload.tolist() == [1.75, 1.5]
+        assert flushed.contributions.count == 2
+        # The server asks again until there is nothing left.
+        assert held.tick(closing=True) is None
+
+    def test_an_empty_buffer_has_nothing_to_apply(self):
+        assert Held(3, on_close="apply").tick(closing=True) is None
+
+
+class TestShrinking:
+    def test_waits_for_all_until_they_have_joined_once(self):
+        held = Held(3, shrink=True)
+        for workers in (1, 2):
+            held.context.num_workers = held.context.num_active = workers
+            assert isinstance(held.put([1.0, 1.0]), core.Held)
+            assert held.tick() is None
+
+    def test_a_lost_worker_is_no_longer_waited_for(self):
+        held = Held(3, shrink=True)
+        held.context.num_workers = held.context.num_active = 3
+        held.put([1.0, 1.0])
+        held.put([3.0, 3.0])
+        assert held.tick() is None
+        held.context.num_active = 2
+        flushed = held.tick().update
+        assert flushed.payload.tolist() == [2.0, 2.0]
+        assert held.tick() is None
+
+    def test_later_rounds_are_of_those_that_are_left(self):
+        held = Held(3, shrink=True)
+        held.context.num_workers, held.context.num_active = 5, 2
+        assert isinstance(held.put([1.0, 1.0]), core.Held)
+        assert held.put([2.0, 2.0]).update.payload.tolist() == [1.5, 1.5]
+
+    def test_never_grows(self):
+        held = Held(2, shrink=True)
+        held.context.num_workers = held.context.num_active = 50
+        held.put([1.0, 1.0])
+        assert isinstance(held.put([1.0, 1.0]), core.Pass)
+
+    def test_without_it_a_lost_worker_changes_nothing(self):
+        held = Held(3)
+        held.context.num_workers, held.context.num_active = 3, 1
+        held.put([1.0, 1.0])
+        assert held.tick() is None
+
+
+class TestModelBuffers:
+    def server_buffers(self):
+        return Buffers(torch.zeros(2, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
+
+    def sent(self, values, count):
+        return Buffers(torch.tensor(values, dtype=torch.float64), torch.tensor([count]))
+
+    def test_are_averaged_with_the_weights_and_divided_by_their_sum(self):
+        held = Held(2, buffers=self.server_buffers())
+        held.put([1.0, 1.0], weight=0.25, buffers=self.sent([4.0, 0.0], 7))
+        got = held.put([1.0, 1.0], weight=0.75, buffers=self.sent([0.0, 8.0], 5)).update.buffers
+        # The payload is divided by K = 2; statistics must stay an average, so these are not.
+        assert got.floating.tolist() == [1.0, 6.0]
+        assert got.integer.tolist() == [5]
+
+    def test_weigh_by_examples_in_a_weighted_mean(self):
+        held = Held(2, reduce="weighted_mean", buffers=self.server_buffers())
+        held.put([1.0, 1.0], num_examples=10, buffers=self.sent([1.0, 1.0], 1))
+        got = held.put([1.0, 1.0], num_examples=30, buffers=self.sent([5.0, 5.0], 2))
+        assert got.update.buffers.floating.tolist() == [4.0, 4.0]
+
+    def test_come_only_from_those_who_sent_some(self):
+        held = Held(2, buffers=self.server_buffers())
+        held.put([1.0, 1.0])
+        got = held.put([1.0, 1.0], buffers=self.sent([3.0, 3.0], 1)).update
+        assert got.buffers.floating.tolist() == [3.0, 3.0]
+        held.put([1.0, 1.0])
+        assert held.put([1.0, 1.0]).update.buffers is None
+
+
+def test_state_survives_a_save_and_a_load():
+    first, second = (Held(3, buffers=TestModelBuffers().server_buffers()) for _ in range(2))
+    first.put([1.0, 2.0], tau=4, weight=0.5, buffers=TestModelBuffers().sent([1.0, 2.0], 3))
+    second.state = core.tree.load(second.state, core.tree.dump(first.state))
+    for held in (first, second):
+        held.put([0.5, 0.25])
+    a, b = first.put([1.0, 1.0]).update, second.put([1.0, 1.0]).update
+    assert torch.equal(a.payload, b.payload)
+    assert torch.equal(a.buffers.floating, b.buffers.floating)
+    assert a.contributions == b.contributions
+
+
+def test_wrong_settings_are_errors():
+    with pytest.raises(ConfigurationError, match="`size`"):
+        buffer(0)
+    with pytest.raises(UnknownNameError, match="unknown reduction `sum`"):
+        buffer(2, reduce="sum")
+    with pytest.raises(UnknownNameError, match="unknown way to close `flush`"):
+        buffer(2, on_close="flush")
+    with pytest.raises(ConfigurationError, match="no average of models"):
+        Held(2, payload="weights")
+    Held(2, payload="weights", reduce="weighted_mean")
