@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -41,10 +41,10 @@ from headway.simulation.streams import Purpose, job_bits, stream_key
 from headway.simulation.tally import Tally
 from headway.task import Assignment, Objective
 
-__all__ = ["Engine", "Settings"]
+__all__ = ["Engine", "Settings", "server_for"]
 
-_REPORT_EVERY: Final = 64
-"""Completions between two looks at the wall clock."""
+_REPORT_EVERY_S: Final = 0.2
+"""Real seconds between two reports."""
 
 _PREFIX: Final = len("client-")
 
@@ -65,6 +65,23 @@ class Settings:
     seed: int
     device: torch.device
     record: Recording
+
+
+def server_for(settings: Settings) -> Server:
+    """Make the server of a run, as it is before anything has happened.
+
+    Replaying the run's log on it (:func:`headway.core.replay`) gives the run's model again.
+    """
+    start = settings.task.start(settings.seed, settings.device)
+    return Server(
+        start.parameters,
+        settings.algorithm,
+        layout=start.layout,
+        scheduler=settings.scheduler,
+        buffers=start.buffers,
+        seed=settings.seed,
+        record=settings.record,
+    )
 
 
 @dataclass(slots=True)
@@ -98,16 +115,7 @@ class Engine:
     ) -> None:
         self.settings = settings
         task, device = settings.task, settings.device
-        start = task.start(settings.seed, device)
-        self.server = Server(
-            start.parameters,
-            settings.algorithm,
-            layout=start.layout,
-            scheduler=settings.scheduler,
-            buffers=start.buffers,
-            seed=settings.seed,
-            record=settings.record,
-        )
+        self.server = server_for(settings)
         self.clients = [c for c in range(task.num_clients) if task.num_examples(c) > 0]
         self.trainer = task.trainer(settings.algorithm, device)
         self.executor: Executor = OneByOne(self.trainer)
@@ -128,10 +136,13 @@ class Engine:
         self._replicas = (
             None
             if settings.algorithm.view is None
-            else Replicas(start.parameters, self.server.layout, settings.algorithm.payload)
+            else Replicas(
+                self.server.parameters.clone(), self.server.layout, settings.algorithm.payload
+            )
         )
+        self._stop = _without_time(settings.stop)
         self._next_versions = settings.evaluate_every.versions or 0
-        self._started_at = time.perf_counter()
+        self._started_at = self._next_report_at = time.perf_counter()
         self._in_a_row = 0
         self._ailing: set[int] = set()
         self._end: str | None = None
@@ -172,6 +183,7 @@ class Engine:
             elif priority == TIMER:
                 self._num_timers -= 1
                 self._carry_out(server.tick(when).effects)
+                self._look(arrived=False)
             else:
                 self.evaluate()
                 queue.push((item + 1) * (period or inf), EVALUATION, item + 1)
@@ -199,11 +211,13 @@ class Engine:
         self.history.append(point)
         self._note("evaluated", {"updates": tally.updates, **metrics})
         self._evaluated(self, point)
-        reason = self.settings.stop.reason(progress)
+        reason = None if self._stop is None else self._stop.reason(progress)
         if reason is None and not bool(torch.isfinite(server.parameters).all()):
             reason = "diverged: the model is not finite"
             self.warnings.append(f"{reason}; lower the server's or the workers' learning rate")
-        self._end = self._end or reason
+        # Not unconditionally: an interruption may set it at any moment.
+        if reason is not None:
+            self._end = self._end or reason
 
     def _complete(self, job: int, now: float) -> None:
         flight = self._flights.pop(job)
@@ -233,23 +247,26 @@ class Engine:
         elif receipt.status != "rejected":
             self._in_a_row = 0
         self._carry_out(receipt.effects)
-        self._after_update(tally.updates)
+        self._look(arrived=True)
 
-    def _after_update(self, updates: int) -> None:
-        progress, settings = self.progress, self.settings
-        progress.updates, progress.versions = updates, self.server.version
-        every = settings.evaluate_every
+    def _look(self, *, arrived: bool) -> None:
+        """After what may have changed the model: is an evaluation, a report or the end due?"""
+        progress, stop = self.progress, self._stop
+        progress.updates, progress.versions = self.tally.updates, self.server.version
+        every = self.settings.evaluate_every
         if every.updates is not None:
-            if updates % every.updates == 0:
+            if arrived and progress.updates % every.updates == 0:
                 self.evaluate()
         elif every.versions is not None and progress.versions >= self._next_versions:
             self._next_versions = progress.versions + every.versions
             self.evaluate()
-        if updates % _REPORT_EVERY == 0 or settings.stop.wall_time_s is not None:
-            progress.wall_time_s = time.perf_counter() - self._started_at
+        clock = time.perf_counter()
+        progress.wall_time_s = clock - self._started_at
+        if clock >= self._next_report_at:
+            self._next_report_at = clock + _REPORT_EVERY_S
             self._reported(self)
-        if settings.stop.is_due(progress):
-            self._end = self._end or settings.stop.reason(progress)
+        if stop is not None and stop.is_due(progress):
+            self._end = self._end or stop.reason(progress)
 
     def _lose(self, job: int, now: float) -> None:
         flight = self._flights.pop(job)
@@ -259,6 +276,7 @@ class Engine:
         self._carry_out(self.server.lose(name, now).effects)
         # The client has dropped this job, not out of the population: it asks again at once.
         self._check_out(name, now)
+        self._look(arrived=False)
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -297,7 +315,7 @@ class Engine:
             ),
         )
         if ticket.parameters is not None:
-            self.tally.bytes_down += ticket.parameters.nbytes
+            self.tally.send(ticket.parameters, ticket.buffers)
         priority = LOSS if self._times.drops(client, number) else COMPLETION
         handle = self.queue.push(now + duration_s, priority, job)
         self._flights[job] = _Flight(
@@ -338,7 +356,10 @@ class Engine:
         return reason
 
     def _close(self, reason: str) -> str:
-        self.server.tick(self.progress.virtual_time_s, closing=True)
+        now = self.progress.virtual_time_s
+        for flight in self._flights.values():
+            self.tally.leave(flight.client, now - flight.dispatched_at)
+        self.server.tick(now, closing=True)
         last = self.history[-1]
         if (last.updates, last.versions) != (self.tally.updates, self.server.version):
             self.evaluate()
@@ -349,6 +370,12 @@ class Engine:
         if self.settings.record != "nothing":
             now = self.progress.virtual_time_s
             self.server.events.append(Noted(now, kind, data))
+
+
+def _without_time(stop: Stop) -> Stop | None:
+    """The criteria that end a run at once: at the virtual time limit, all that is due happens."""
+    others: tuple[object, ...] = (stop.updates, stop.versions, stop.target, stop.wall_time_s)
+    return None if others.count(None) == len(others) else replace(stop, virtual_time_s=None)
 
 
 @contextmanager

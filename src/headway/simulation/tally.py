@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from headway.core import Receipt, Update
+from torch import Tensor
+
+from headway.core import Buffers, Receipt, Update
 from headway.observe import ClientCount
 
 __all__ = ["Tally"]
@@ -45,6 +47,10 @@ class Tally:
         count.dispatched += 1
         return count.dispatched - 1
 
+    def send(self, parameters: Tensor, buffers: Buffers | None) -> None:
+        """A model, or a part of it, goes to a client."""
+        self.bytes_down += parameters.nbytes + _num_bytes(buffers)
+
     def arrive(self, client: int, update: Update, receipt: Receipt, busy_s: float) -> None:
         """An update arrived, and this is what became of it."""
         self.updates += 1
@@ -52,7 +58,7 @@ class Tally:
         count.busy_s += busy_s
         count.examples += update.num_examples
         self.examples += update.num_examples
-        self.bytes_up += update.payload.nbytes
+        self.bytes_up += update.payload.nbytes + _num_bytes(update.buffers)
         if receipt.status == "rejected":
             count.rejected += 1
             self.reasons[receipt.reason] += 1
@@ -73,6 +79,10 @@ class Tally:
         count = self.clients[client]
         count.lost += 1
         self._waste(count, examples, busy_s)
+
+    def leave(self, client: int, busy_s: float) -> None:
+        """The run ends while a job is in flight: it is neither examples nor waste, only time."""
+        self.clients[client].busy_s += busy_s
 
     def _waste(self, count: _Client, examples: int, busy_s: float) -> None:
         count.busy_s += busy_s
@@ -100,3 +110,7 @@ class Tally:
             )
             for client, count in sorted(self.clients.items())
         }
+
+
+def _num_bytes(buffers: Buffers | None) -> int:
+    return 0 if buffers is None else buffers.floating.nbytes + buffers.integer.nbytes
