@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -39,7 +39,7 @@ def compare(
     *,
     stop: Stop,
     seeds: Sequence[int] = (0, 1, 2),
-    target: Target | Sequence[Any] | None = None,
+    target: Target | tuple[Any, ...] | list[Any] | None = None,
     folder: str | Path | None = None,
     begun: Callable[[str, int], None] | None = None,
     **options: Any,
@@ -54,7 +54,8 @@ def compare(
         algorithms: By label; a sequence is labelled by its names.
         stop: When each run ends. With a target, a run also ends when it is reached.
         seeds: One run of each algorithm for each of them.
-        target: ``(metric, value)`` to which time and work are measured, if there is one.
+        target: ``(metric, value)`` to which time and work are measured, if there is one; by
+            default that of ``stop``.
         folder: A folder for the comparison, with one run folder for each run.
         begun: Called with label and seed before each run.
         **options: As for :func:`simulate`: population, concurrency, scheduler, evaluate_every,
@@ -64,7 +65,7 @@ def compare(
         The results, with a table of means and spreads as its text.
 
     Raises:
-        ConfigurationError: There is nothing to compare, or a label stands twice.
+        ConfigurationError: There is nothing to compare, or a label or a seed stands twice.
 
     Example:
         >>> import headway as hw
@@ -84,7 +85,15 @@ def compare(
             got=f"{len(contenders)} algorithms, {len(seeds)} seeds",
             help="give at least one algorithm and one seed",
         )
+    if len(set(seeds)) < len(seeds):
+        raise ConfigurationError(
+            "a seed stands twice, and would give the same run twice",
+            where="compare(seeds=...)",
+            got=repr(tuple(seeds)),
+            help="name each seed once",
+        )
     goal = until(target=target).target if target is not None else stop.target
+    stop = replace(stop, target=goal)
     results: list[Result] = []
     for seed in seeds:
         for label, contender in contenders.items():

@@ -12,9 +12,18 @@ from typing import Any, Final
 
 import torch
 
-from headway.core import Algorithm, Bulk, RandomOrder, Recording, Scheduler
+from headway.core import Algorithm, Bulk, Event, RandomOrder, Recording, Scheduler, Submitted
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
-from headway.observe import Observer, Point, Result, RunFolder, RunInfo, Snapshot
+from headway.observe import (
+    LogHash,
+    Observer,
+    Point,
+    Result,
+    RunFolder,
+    RunInfo,
+    Snapshot,
+    weights_hash,
+)
 from headway.simulation.engine import Engine, Settings
 from headway.simulation.population import Population, constant
 from headway.simulation.schedule import Every, as_every
@@ -96,10 +105,14 @@ def simulate(
     run_folder = _open(folder, settings)
     recorder = _Recorder(settings, run_folder, observers, label or algorithm.name)
     engine = Engine(settings, evaluated=recorder.evaluated, reported=recorder.reported)
-    recorder.started(engine)
-    with _interruptible(engine):
-        engine.begin()
-        reason = engine.run()
+    try:
+        recorder.started(engine)
+        with _interruptible(engine):
+            engine.begin()
+            reason = engine.run()
+    except BaseException:
+        recorder.broken_off(engine)
+        raise
     return recorder.finished(engine, reason)
 
 
@@ -121,6 +134,13 @@ def _resolve(
             where="simulate(algorithm=...)",
             got=repr(algorithm),
             help="call one, for example headway.algorithms.fedbuff(buffer_size=10)",
+        )
+    if not isinstance(stop, Stop):
+        raise ArgumentTypeError(
+            "this does not say when the run ends",
+            where="simulate(stop=...)",
+            got=repr(stop),
+            help="write stop=headway.until(updates=1000)",
         )
     if record not in _RECORDINGS:
         raise UnknownNameError.of(
@@ -160,6 +180,8 @@ def _resolve(
 def _check_enough_clients(task: Objective, algorithm: Algorithm, scheduler: Scheduler) -> None:
     able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
     wanted, needed = scheduler.concurrency, algorithm.needs.min_workers
+    if isinstance(algorithm.gate, Bulk):
+        needed = max(needed, algorithm.gate.cohort)
     if wanted is not None and wanted > able:
         raise ConfigurationError(
             "more clients in flight than there are",
@@ -245,6 +267,8 @@ class _Recorder:
         self._folder = folder
         self._observers = tuple(observers)
         self._label = label
+        self._events: list[Event] = []
+        self._hash = LogHash()
 
     def started(self, engine: Engine) -> None:
         settings = self._settings
@@ -263,8 +287,8 @@ class _Recorder:
             observer.started(info)
 
     def evaluated(self, engine: Engine, point: Point) -> None:
+        self._take_events(engine)
         if self._folder is not None:
-            self._folder.append_events(engine.server.take_events())
             self._folder.append_point(point)
         for observer in self._observers:
             observer.evaluated(point)
@@ -289,13 +313,34 @@ class _Recorder:
             observer.progress(snapshot)
 
     def finished(self, engine: Engine, reason: str) -> Result:
+        self._take_events(engine)
         result = _result(engine, reason, self._label)
+        result.events = self._events
+        result.log_hash = self._hash.hexdigest() if self._events else ""
         if self._folder is not None:
-            self._folder.append_events(engine.server.take_events())
             self._folder.close(result)
         for observer in self._observers:
             observer.finished(result)
         return result
+
+    def broken_off(self, engine: Engine) -> None:
+        """Keep what there is of a run that ends with an exception."""
+        if self._folder is not None:
+            self._take_events(engine)
+            self._folder.close()
+
+    def _take_events(self, engine: Engine) -> None:
+        events = engine.server.take_events()
+        self._hash.extend(events)
+        if self._folder is not None:
+            self._folder.append_events(events)
+        if self._folder is not None and self._settings.record == "payloads":
+            # The payloads are in the folder; in memory they would soon be too many.
+            events = [
+                event._replace(payload=None, buffers=None) if type(event) is Submitted else event
+                for event in events
+            ]
+        self._events.extend(events)
 
 
 def _result(engine: Engine, reason: str, label: str) -> Result:
@@ -329,9 +374,8 @@ def _result(engine: Engine, reason: str, label: str) -> Result:
         parameters=server.parameters.clone(),
         layout=server.layout,
         buffers=None if server.buffers is None else server.buffers.clone(),
-        events=server.events,
         log_hash="",
-        weights_hash="",
+        weights_hash=weights_hash(server.parameters, server.buffers),
     )
 
 
