@@ -1,0 +1,249 @@
+"""From a checked configuration to the values that ``simulate`` and ``compare`` take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headway.config import values
+from headway.config.factories import Factory, find
+from headway.config.lines import Path
+from headway.config.model import Choice
+from headway.config.problems import relocated
+from headway.config.resolve import LOCAL, Resolved, overridden
+from headway.core import Algorithm
+from headway.core.errors import ConfigurationError, UsageError
+from headway.data import Dataset, Federated, Partitioner, federated
+from headway.models import ModelFactory
+from headway.simulation import Every, Population, Stop, every, until
+from headway.simulation.population import with_dropout, with_slowdown
+from headway.simulation.stop import Target
+from headway.task import LocalTraining, Objective
+
+__all__ = [
+    "make_algorithm",
+    "make_data",
+    "make_every",
+    "make_population",
+    "make_stop",
+    "make_target",
+    "make_task",
+]
+
+
+def make_data(resolved: Resolved) -> Federated | None:
+    """Load the data and divide them; ``None`` for a task without data.
+
+    Args:
+        resolved: The configuration.
+
+    Raises:
+        MissingExtraError: A package that carries the data is not installed.
+        DataError: The data are absent or damaged, or a client has none.
+        ConfigurationError: An option is outside its range.
+    """
+    data = resolved.config.data
+    if data is None:
+        return None
+    factory = find("data", data.name)
+    dataset: Dataset = _call(resolved, ("data",), factory, data.options)
+    test: Dataset | None = None
+    if data.test_fraction is None and "part" in factory.options:
+        options = {**data.options, "part": "test"}
+        test = _call(resolved, ("data",), factory, options)
+    partition = data.partition
+    path = ("data", "partition")
+    partitioner: Partitioner = _call(
+        resolved, path, find("partitioners", partition.name), partition.options
+    )
+    with relocated(path, partition.options, resolved.place):
+        return federated(
+            dataset,
+            partitioner,
+            test_fraction=data.test_fraction or 0.2,
+            test=test,
+            seed=data.seed,
+        )
+
+
+def make_task(resolved: Resolved, data: Federated | None, *, label: str | None = None) -> Objective:
+    """Make what is trained.
+
+    Args:
+        resolved: The configuration.
+        data: From :func:`make_data`.
+        label: The algorithm of a comparison, whose own ``local`` counts.
+
+    Raises:
+        ConfigurationError: An option is outside its range.
+    """
+    config = resolved.config
+    given: dict[str, Any] = {}
+    local = _local(resolved, label)
+    if config.task.kind == "learning":
+        assert data is not None, "a checked configuration has data for a model"
+        given = {"model": _model(resolved, data), "train": data, "name": data.train.name}
+    if local is not None:
+        given["local"] = local
+    options = config.task.options
+    factory = find("tasks", config.task.kind)
+    with relocated(("task",), options, resolved.place):
+        task: Objective = factory.make(**_made(factory, options), **given)
+        return task
+
+
+def make_algorithm(resolved: Resolved, *, label: str | None = None) -> Algorithm:
+    """Make the algorithm.
+
+    Args:
+        resolved: The configuration.
+        label: Which one of a comparison; ``None``: that of ``[algorithm]``.
+
+    Raises:
+        ConfigurationError: There is none, or an option is outside its range.
+    """
+    config = resolved.config
+    path: Path = ("algorithm",) if label is None else ("algorithms", label)
+    choice: Choice | None = config.algorithm if label is None else config.algorithms[label]
+    if choice is None:
+        raise ConfigurationError(
+            "no algorithm is chosen",
+            where=resolved.name,
+            expected="a section [algorithm] with a name",
+            help="pass --set algorithm=fedbuff, or see `headway list algorithms`",
+        )
+    algorithm: Algorithm = _call(resolved, path, find("algorithms", choice.name), choice.options)
+    return algorithm
+
+
+def make_population(resolved: Resolved, num_clients: int) -> Population:
+    """Make the clients' speeds.
+
+    Args:
+        resolved: The configuration.
+        num_clients: How many the task has.
+
+    Raises:
+        ConfigurationError: An option is outside its range, or says another number of clients.
+    """
+    chosen, path = resolved.config.population, ("population",)
+    factory, options = find("populations", chosen.name), chosen.options
+    stated = options.get("num_clients", num_clients)
+    if stated != num_clients:
+        raise ConfigurationError(
+            "the task and the population do not have the same number of clients",
+            where=resolved.place((*path, "num_clients")),
+            got=f"a task with {num_clients}, a population with {stated}",
+            help="take num_clients out of [population]; the task's number counts",
+        )
+    if "num_clients" in factory.options:
+        options["num_clients"] = num_clients
+    population: Population = _call(resolved, path, factory, options)
+    with relocated(path, {"dropout": chosen.dropout}, resolved.place):
+        population = with_dropout(population, chosen.dropout) if chosen.dropout else population
+    with relocated((*path, "slowdown"), {}, resolved.place):
+        return (
+            with_slowdown(population, _slowdown(chosen.slowdown)) if chosen.slowdown else population
+        )
+
+
+def make_stop(resolved: Resolved) -> Stop:
+    """Make what ends a run.
+
+    Args:
+        resolved: The configuration.
+
+    Raises:
+        ConfigurationError: Nothing would.
+    """
+    stop = resolved.config.stop
+    limits = stop.model_dump(exclude_none=True, exclude={"target"})
+    with relocated(("stop",), limits, resolved.place):
+        return until(**limits, target=make_target(stop.target))
+
+
+def make_target(section: Any) -> Target | None:
+    """Make a target.
+
+    Args:
+        section: ``[target]`` or ``stop.target``.
+    """
+    return None if section is None else Target(section.metric, section.value, section.direction)
+
+
+def make_every(resolved: Resolved) -> Every:
+    """Make the distance between evaluations.
+
+    Args:
+        resolved: The configuration.
+
+    Raises:
+        ConfigurationError: It is not exactly one.
+    """
+    chosen = resolved.config.run.evaluate_every.model_dump(exclude_none=True)
+    with relocated(("run", "evaluate_every"), {}, resolved.place):
+        return every(**chosen)
+
+
+def _model(resolved: Resolved, data: Federated) -> ModelFactory:
+    choice = resolved.config.model
+    assert choice is not None, "a checked configuration has a model"
+    factory = find("models", choice.name)
+    train = data.train
+    shape = train.image_shape
+    implied = {"inputs": train.inputs[0].numel(), "classes": train.num_classes}
+    if shape is not None:
+        implied |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
+    taken = {name: value for name, value in implied.items() if name in factory.options}
+    for name, value in choice.options.items():
+        if taken.get(name, value) != value:
+            raise ConfigurationError(
+                f"the model does not fit the data set `{train.name}`",
+                where=resolved.place(("model", name)),
+                got=f"{name} = {value}",
+                expected=f"{name} = {taken[name]}",
+                help=f"take {name} out of [model]; it follows from the data",
+            )
+    model: ModelFactory = _call(resolved, ("model",), factory, {**taken, **choice.options})
+    return model
+
+
+def _local(resolved: Resolved, label: str | None) -> LocalTraining | None:
+    common, path = resolved.tree.get("local"), ("local",)
+    own = {} if label is None else resolved.config.algorithms[label].local
+    if common is None and not own:
+        return None
+    merged = overridden(common or {}, own)
+    place = path if not own else ("algorithms", label or "", "local")
+    local: LocalTraining = _call(resolved, place, LOCAL, merged)
+    return local
+
+
+def _call(resolved: Resolved, path: Path, factory: Factory, options: Mapping[str, Any]) -> Any:
+    with relocated(path, options, resolved.place):
+        return factory.make(**_made(factory, options))
+
+
+def _made(factory: Factory, options: Mapping[str, Any]) -> dict[str, Any]:
+    made = {}
+    for name, value in options.items():
+        try:
+            made[name] = values.make(factory.options[name].annotation, value)
+        except UsageError as error:
+            # The place is found by the option's name, which these errors cannot know.
+            error.where = f"{name}: {error.where or ''}"
+            raise
+    return made
+
+
+def _slowdown(factors: Mapping[str, float]) -> dict[int, float]:
+    found = {}
+    for client, factor in factors.items():
+        if not client.isdecimal():
+            raise ConfigurationError(
+                "slowdown is given for something that is no client",
+                got=f'"{client}"',
+                expected='a client\'s number in quotes, such as { "0" = 5.0 }',
+            )
+        found[int(client)] = factor
+    return found

@@ -1,0 +1,191 @@
+"""The shape of a configuration: its sections, their keys, their kinds and defaults.
+
+Strict: text is not taken for a number, and an unknown key is an error. What an algorithm, data
+set, population, partitioner or model takes is not written down here: those tables hold a name and
+the options of the function that has this name, and are checked against its signature.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = ["Choice", "Config", "Section"]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A table with a fixed set of keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Choice(BaseModel):
+    """A table that names something, and holds the options of what it names."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str = Field(description="Which one.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What goes to the function that is named."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TaskChoice(BaseModel):
+    """What is trained."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    kind: Literal["learning", "quadratic", "null"] = Field(
+        default="learning",
+        description="A model on data (the sections data, model and local), or a task without any.",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What goes to the function that makes the task."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DataChoice(Choice):
+    """The examples, and who holds which of them. Further keys are options of the data set."""
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Share that becomes the test set. By default 0.2, or the data set's own.",
+    )
+    seed: Seed = Field(
+        default=0,
+        description="Chooses the split and the partition, which are the same for all runs.",
+    )
+    partition: Choice = Field(description="How the examples are divided among clients.")
+
+
+class PopulationChoice(Choice):
+    """How fast the clients are. Further keys are options of the population."""
+
+    name: str = Field(default="constant", description="Which one.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Probability that a job never returns."
+    )
+    slowdown: dict[str, Positive] = Field(
+        default_factory=dict, description='Factors for single clients, such as { "0" = 5.0 }.'
+    )
+
+
+class Contender(Choice):
+    """One algorithm of a comparison. Further keys are options of the algorithm."""
+
+    concurrency: Count | None = Field(
+        default=None, description="Instead of `run.concurrency`, for this algorithm."
+    )
+    local: dict[str, Any] = Field(
+        default_factory=dict, description="Instead of the same keys of `[local]`."
+    )
+
+
+class Target(Section):
+    """A value that a metric is to reach."""
+
+    metric: str = Field(description="Its name, such as accuracy or loss.")
+    value: Annotated[float, Field(allow_inf_nan=False)] = Field(description="What it is to reach.")
+    direction: Literal["max", "min"] | None = Field(
+        default=None,
+        description="Whether larger (max) or smaller (min) is better; told from the name.",
+    )
+
+
+class Every(Section):
+    """The distance between two evaluations, by exactly one clock."""
+
+    updates: Count | None = Field(default=None, description="After so many updates.")
+    versions: Count | None = Field(default=None, description="After so many model changes.")
+    virtual_time_s: Positive | None = Field(
+        default=None, description="After so many virtual seconds."
+    )
+
+
+class Run(Section):
+    """How the run goes."""
+
+    concurrency: Count | None = Field(
+        default=None, description="How many clients train at the same time; by default all."
+    )
+    evaluate_every: Every = Field(
+        default=Every(updates=100),
+        description="The distance between evaluations: updates, or { versions = 10 } or "
+        "{ virtual_time_s = 5.0 }.",
+    )
+    device: str = Field(default="cpu", description="Where models live and train.")
+    record: Literal["nothing", "events", "payloads"] = Field(
+        default="events",
+        description="What the log keeps; with payloads the run can be replayed.",
+    )
+    threads: Count | None = Field(
+        default=None,
+        description="Threads of torch; by default its own choice. Results may differ in the last "
+        "bits between numbers of threads.",
+    )
+
+    @field_validator("evaluate_every", mode="before")
+    @classmethod
+    def _bare_number(cls, value: Any) -> Any:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return {"updates": value} if is_number else value
+
+
+class Stop(Section):
+    """When a run ends: the first that is reached."""
+
+    updates: Count | None = Field(default=None, description="Updates that reached the server.")
+    versions: Count | None = Field(default=None, description="Changes of the model.")
+    virtual_time_s: Positive | None = Field(default=None, description="Virtual seconds.")
+    wall_time_s: Positive | None = Field(
+        default=None, description="Real seconds; the only one that is not repeatable."
+    )
+    target: Target | None = Field(default=None, description="A value that a metric is to reach.")
+
+
+class Config(Section):
+    """A configuration of `headway simulate` or `headway compare`."""
+
+    seed: Seed = Field(default=0, description="Of every random stream of a run (simulate).")
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        default=[0, 1, 2], description="One run of each algorithm for each of them (compare)."
+    )
+    target: Target | None = Field(
+        default=None,
+        description="What time and work are measured to (compare); by default `stop.target`. "
+        "It ends no run.",
+    )
+    task: TaskChoice = Field(default=TaskChoice())
+    data: DataChoice | None = Field(default=None)
+    model: Choice | None = Field(
+        default=None,
+        description="Further keys are options of the model; its number of inputs and classes "
+        "comes from the data.",
+    )
+    local: dict[str, Any] | None = Field(
+        default=None, description="How a client trains: the options of `headway.LocalTraining`."
+    )
+    population: PopulationChoice = Field(default=PopulationChoice())
+    run: Run = Field(default=Run())
+    stop: Stop = Field(default=Stop())
+    algorithm: Choice | None = Field(
+        default=None,
+        description="What an update is worth (simulate). Further keys are its options.",
+    )
+    algorithms: dict[str, Contender] = Field(
+        default_factory=dict, description="The algorithms to compare, by label (compare)."
+    )
