@@ -11,7 +11,7 @@ from torch import nn
 
 from headway import core
 from headway.algorithms.transforms import server_step
-from headway.core.errors import ArgumentTypeError, ConfigurationError, UsageError
+from headway.core.errors import ArgumentTypeError, ConfigurationError, StateError, UsageError
 
 ELEMENTWISE = [
     partial(torch.optim.SGD, lr=0.1),
@@ -232,6 +232,14 @@ def test_optimizer_state_survives_a_save_and_a_load(optimizer, dtype):
         if number >= 3:
             second(push, weight=0.5)
     assert torch.equal(first.context.parameters, second.context.parameters)
+
+
+def test_the_state_of_another_model_is_refused():
+    step = Step(SHAPED[0], torch.zeros(6))
+    two = core.ParameterLayout((core.Entry("a", (2,), 0), core.Entry("b", (4,), 2)))
+    other = Step(SHAPED[0], torch.zeros(6), layout=two)
+    with pytest.raises(StateError, match="not one of this server optimizer"):
+        core.tree.load(other.state, core.tree.dump(step.state))
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon yet")

@@ -11,7 +11,7 @@ from torch import Tensor
 from headway.algorithms.arguments import check_number
 from headway.algorithms.transforms.optimizers import OptimizerFactory, Rule
 from headway.core import Context, Needs, ParameterLayout, Update
-from headway.core.errors import ConfigurationError
+from headway.core.errors import ConfigurationError, StateError
 
 if TYPE_CHECKING:
     from headway.core import PayloadKind
@@ -146,7 +146,15 @@ class _Stepper:
             group["lr"] = rate
 
     def load(self, saved: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(saved)
+        try:
+            self.optimizer.load_state_dict(saved)
+        except (KeyError, ValueError) as error:
+            raise StateError(
+                "the saved state is not one of this server optimizer",
+                got=str(error),
+                expected=f"a state of {type(self.optimizer).__name__} on this model",
+                help="load it with the algorithm and settings that it was saved with",
+            ) from error
         # Torch casts what it loads to the parameters' dtype, and would change NAdam's scalars.
         for index, values in saved["state"].items():
             state = self.optimizer.state[self._parameters[int(index)]]
