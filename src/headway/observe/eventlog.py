@@ -98,6 +98,9 @@ class EventLog:
 def encode_events(events: Sequence[Event]) -> list[str]:
     """The lines of some events, without line ends and payloads.
 
+    Args:
+        events: In order; their payloads are left out.
+
     Example:
         >>> from headway.core import Waited
         >>> encode_events([Waited(1.5, "worker-0", "concurrency")])
@@ -108,7 +111,12 @@ def encode_events(events: Sequence[Event]) -> list[str]:
 
 
 def encode_event(event: Event, payload: int) -> str:
-    """The line of one event whose payload was kept in the record of this number."""
+    """The line of one event whose payload was kept.
+
+    Args:
+        event: The event.
+        payload: The number of its record in the payload file.
+    """
     return dumps({**to_record(event), "payload": payload})
 
 

@@ -73,7 +73,11 @@ class LogHash:
 
 
 def log_hash(events: Iterable[Event]) -> str:
-    """The hash of a whole log, see :class:`LogHash`."""
+    """The hash of a whole log, see :class:`LogHash`.
+
+    Args:
+        events: In order, with or without payloads.
+    """
     total = LogHash()
     total.extend(events)
     return total.hexdigest()

@@ -155,6 +155,17 @@ class PayloadWriter:
                 self._file.close()
                 files.sync(self.path)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
 
 class PayloadReader:
     """Reads records by their numbers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -228,8 +228,9 @@ class Result:
                 "this result holds no model",
                 help="load it from its run folder, which keeps checkpoints/final.safetensors",
             )
-        other = ParameterLayout.of(module)
-        difference = self.layout.difference(other) if other.bounds == self.layout.bounds else None
+        # How the run cut the model into fragments does not matter to a module.
+        other = replace(ParameterLayout.of(module), bounds=self.layout.bounds)
+        difference = self.layout.difference(other)
         if difference is not None:
             raise ConfigurationError(
                 "the module does not have the layout of the result's model",
