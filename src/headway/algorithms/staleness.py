@@ -21,8 +21,8 @@ nothing; a buffer still counts it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
 from typing import Final, final
@@ -53,9 +53,9 @@ class Weight(ABC):
         """What an update is worth that is ``staleness`` versions late."""
 
     def __repr__(self) -> str:
-        # An ABC is no dataclass, but each of its concrete classes is.
-        options = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__[1:].lower()}({', '.join(options)})"
+        settings: Iterable[str] = getattr(self, "__dataclass_fields__", ())
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in settings)
+        return f"{type(self).__name__.removeprefix('_').lower()}({options})"
 
 
 @final

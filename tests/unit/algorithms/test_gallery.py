@@ -87,7 +87,7 @@ def test_the_proximal_term_is_the_clients():
         ("fedavg", {"over_selection": float("nan")}),
         ("fedavg", {"reduce": "median"}),
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_an_option_out_of_its_range_is_an_error(name, options):
     with pytest.raises(ConfigurationError):

@@ -110,6 +110,16 @@ def test_any_function_of_an_int_will_do_if_its_values_can_be_used():
         staleness.check_weight(lambda tau: 1.0 + tau, maximum=1.0)
 
 
+def test_a_weight_of_ones_own_is_a_weight():
+    class Port(staleness.Weight):
+        def __call__(self, tau):
+            return 10 / (tau + 10)
+
+    staleness.check_weight(Port())
+    assert repr(Port()) == "port()"
+    assert [round(Port()(tau), 4) for tau in TAUS[1:4]] == [0.9091, 0.8333, 0.7143]
+
+
 def test_the_table_of_names_is_complete():
     assert headway.staleness is staleness
     assert set(staleness.WEIGHTS) == set(staleness.__all__) - {"WEIGHTS", "Weight", "check_weight"}

@@ -248,8 +248,7 @@ def server_step(
         arXiv:2003.00295 (adaptive federated optimization) for optimizers on deltas.
     """
     rule = Rule.of(optimizer)
-    check_number("mixing", mixing, maximum=1.0)
+    share = check_number("mixing", mixing, maximum=1.0)
     if rule.rate is not None:
-        rate = check_number("lr", rule.rate)
-        return _PlainStep(rate, mixing, rule.ascends)
-    return _OptimizerStep(rule, mixing, unit_weights)
+        return _PlainStep(check_number("lr", rule.rate), share, rule.ascends)
+    return _OptimizerStep(rule, share, unit_weights)

@@ -8,7 +8,7 @@ from typing import final
 
 from headway.algorithms.arguments import check_count, check_number
 from headway.algorithms.staleness import check_weight
-from headway.algorithms.transforms.functions import Stateless, reweighted, stateless
+from headway.algorithms.transforms.functions import Stateless, reweighted
 from headway.core import Context, Dropped, Needs, Outcome, Pass, Update
 
 __all__ = ["drop_stale", "saturate", "scale_by_examples", "scale_by_staleness"]
@@ -112,7 +112,7 @@ def scale_by_examples() -> Stateless:
         >>> scale_by_examples()
         scale_by_examples()
     """
-    return _scale_by_examples()
+    return Stateless(_scale_by_examples)
 
 
 def saturate(damping: float) -> Stateless:
@@ -132,15 +132,13 @@ def saturate(damping: float) -> Stateless:
         >>> saturate(64.0)
         saturate(damping=64.0)
     """
-    return _saturate(damping=check_number("damping", damping))
+    return Stateless(_saturate, (("damping", check_number("damping", damping)),))
 
 
-@stateless
 def _scale_by_examples(update: Update, context: Context) -> Outcome:
     return Pass(reweighted(update, update.weight * update.num_examples))
 
 
-@stateless
 def _saturate(update: Update, context: Context, *, damping: float) -> Outcome:
     weight = update.weight
     return Pass(reweighted(update, weight / (weight + damping) if weight > 0.0 else 0.0))
