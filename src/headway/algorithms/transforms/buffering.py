@@ -58,7 +58,8 @@ class _Buffer:
 
     @property
     def needs(self) -> Needs:
-        return _ONE_COPY
+        # A synchronous round that is larger than the number of workers never fills.
+        return Needs(copies=1, min_workers=self.size) if self.shrink else _ONE_COPY
 
     def init(self, context: Context) -> _Filling:
         if context.payload == "weights" and self.reduce == "mean":
