@@ -77,7 +77,7 @@ def _again(server: Server, event: Event, number: int) -> tuple[Any, Any]:
 
 def _submit_again(server: Server, event: Submitted, number: int) -> tuple[Any, Any]:
     # Of what was not even a tensor nothing could be kept, and it is refused again.
-    if event.payload is None and event.reason != "wrong_type" and event.payload_bytes:
+    if event.payload is None and event.payload_bytes:
         raise LogError(
             "the log holds no payloads, so the model cannot be rebuilt from it",
             where=f"event {number}",

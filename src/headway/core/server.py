@@ -270,6 +270,9 @@ class Server:
         reopened = self._settle(stepped, effects) or reopened
         if job.slot is not None:
             self._ring.release(job.slot)
+        if answer is not None:
+            # The worker goes on from its answer, which is as new as this version.
+            job.worker.version = context.version
         if again:
             roster.ask(job.worker)
         if reopened:
