@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final, Literal, final
+from typing import Any, final
 
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from headway.observe.points import Direction, direction_of
 from headway.simulation.arguments import check_count, check_number, check_positive
 
 __all__ = ["Progress", "Stop", "Target", "until"]
-
-Direction = Literal["max", "min"]
-
-_SMALLER_IS_BETTER: Final = re.compile(r"loss|error|perplexity|(?<![a-z])(nll|r?mse|mae)(?![a-z])")
 
 
 @final
@@ -71,13 +67,7 @@ class Target:
         object.__setattr__(
             self, "value", check_number("target", self.value, where="until(target=...)")
         )
-        if self.direction is None:
-            smaller = _SMALLER_IS_BETTER.search(self.metric.lower())
-            object.__setattr__(self, "direction", "min" if smaller else "max")
-        elif self.direction not in ("max", "min"):
-            raise UnknownNameError.of(
-                "direction", str(self.direction), ("max", "min"), where="until(target=...)"
-            )
+        object.__setattr__(self, "direction", direction_of(self.metric, self.direction))
 
     def __str__(self) -> str:
         return f"{self.metric} {'>=' if self.direction == 'max' else '<='} {self.value:.10g}"
