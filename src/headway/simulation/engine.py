@@ -240,6 +240,8 @@ class Engine:
         receipt = self.server.submit(update, now, again=True)
         if self._tells_clients:
             self.trainer.receipt(client, receipt)
+        if self._replicas is not None and receipt.answer is not None:
+            self._replicas.answer(client, receipt.answer)
         tally = self.tally
         tally.arrive(client, update, receipt, now - flight.dispatched_at)
         if receipt.reason == "not_finite":

@@ -63,6 +63,10 @@ class Replicas:
             return result
         return result._replace(payload=result.payload[self._layout.fragment(fragment)])
 
+    def answer(self, client: int, answer: Tensor) -> None:
+        """The server's answer becomes the client's model, as in elastic averaging."""
+        self._own[client].copy_(answer)
+
     def state(self) -> dict[int, Tensor]:
         """Every client's model."""
         return {client: torch.clone(own) for client, own in self._own.items()}
