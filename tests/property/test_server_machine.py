@@ -338,9 +338,10 @@ class ServerMachine(RuleBasedStateMachine):
 
     @invariant()
     def clocks_keep_together(self) -> None:
-        if isinstance(self.gate, core.StaleSynchronous) and self.clock:
+        gate = self.gate.gate if isinstance(self.gate, core.CancelStale) else self.gate
+        if isinstance(gate, core.StaleSynchronous) and self.clock:
             spread = max(self.clock.values()) - min(self.clock.values())
-            assert spread <= self.gate.bound + 1
+            assert spread <= gate.bound + 1
 
     @invariant()
     def every_job_ends_once(self) -> None:
@@ -366,6 +367,7 @@ GATES: dict[str, Callable[[], tuple[core.Gate, bool]]] = {
     "ssp": lambda: (core.StaleSynchronous(1), False),
     "ssp-zero": lambda: (core.StaleSynchronous(0), True),
     "cancel": lambda: (core.CancelStale(2), False),
+    "cancel-ssp": lambda: (core.CancelStale(2, core.StaleSynchronous(1)), False),
     "cancel-bulk": lambda: (core.CancelStale(1, core.Bulk(BUFFER, over_selection=2.0)), True),
 }
 SCHEDULERS: dict[str, core.Scheduler] = {

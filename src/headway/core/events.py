@@ -123,6 +123,9 @@ _TUPLES = ("jobs", "cancelled")
 def to_record(event: Event) -> dict[str, Any]:
     """A JSON record of an event. Payloads are not in it: they are kept beside the log.
 
+    Args:
+        event: Of the server, or noted by a shell.
+
     Example:
         >>> to_record(Waited(1.5, "worker-0", "concurrency"))
         {'event': 'waited', 'time': 1.5, 'worker': 'worker-0', 'reason': 'concurrency'}
