@@ -8,6 +8,7 @@ which their own rooms say (nothing here knows a single algorithm), and the comma
 from __future__ import annotations
 
 from headway.config.build import (
+    check_clients,
     make_algorithm,
     make_data,
     make_every,
@@ -29,6 +30,7 @@ __all__ = [
     "Option",
     "Origin",
     "Resolved",
+    "check_clients",
     "factories",
     "find",
     "json_schema",

@@ -9,7 +9,7 @@ from headway.config import values
 from headway.config.factories import Factory, find
 from headway.config.lines import Path
 from headway.config.model import Choice
-from headway.config.problems import relocated
+from headway.config.problems import dotted, relocated
 from headway.config.resolve import LOCAL, Resolved, overridden
 from headway.core import Algorithm
 from headway.core.errors import ConfigurationError, UsageError
@@ -21,6 +21,7 @@ from headway.simulation.stop import Target
 from headway.task import LocalTraining, Objective
 
 __all__ = [
+    "check_clients",
     "make_algorithm",
     "make_data",
     "make_every",
@@ -106,11 +107,12 @@ def make_algorithm(resolved: Resolved, *, label: str | None = None) -> Algorithm
     path: Path = ("algorithm",) if label is None else ("algorithms", label)
     choice: Choice | None = config.algorithm if label is None else config.algorithms[label]
     if choice is None:
+        compares = "use `headway compare` for [algorithms], or " if config.algorithms else ""
         raise ConfigurationError(
             "no algorithm is chosen",
             where=resolved.name,
             expected="a section [algorithm] with a name",
-            help="pass --set algorithm=fedbuff, or see `headway list algorithms`",
+            help=f"{compares}pass --set algorithm=fedbuff (see `headway list algorithms`)",
         )
     algorithm: Algorithm = _call(resolved, path, find("algorithms", choice.name), choice.options)
     return algorithm
@@ -145,6 +147,47 @@ def make_population(resolved: Resolved, num_clients: int) -> Population:
         return (
             with_slowdown(population, _slowdown(chosen.slowdown)) if chosen.slowdown else population
         )
+
+
+def check_clients(
+    resolved: Resolved, task: Objective, algorithm: Algorithm, *, label: str | None = None
+) -> int | None:
+    """Find out whether there are clients enough, before anything is written or trained.
+
+    Args:
+        resolved: The configuration.
+        task: What is trained.
+        algorithm: What an update is worth.
+        label: Which algorithm of a comparison.
+
+    Returns:
+        How many clients train at the same time; ``None`` for all.
+
+    Raises:
+        ConfigurationError: There are not.
+    """
+    able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
+    path: Path = ("run", "concurrency")
+    wanted = resolved.config.run.concurrency
+    if label is not None and (own := resolved.config.algorithms[label].concurrency) is not None:
+        path, wanted = ("algorithms", label, "concurrency"), own
+    if wanted is not None and wanted > able:
+        raise ConfigurationError(
+            "more clients in flight than there are",
+            where=resolved.place(path),
+            got=f"concurrency = {wanted}",
+            expected=f"at most {able}, the clients that have data",
+            help=f"lower {dotted(path)} to {able}, or divide the data among more clients",
+        )
+    if (needed := algorithm.needs.min_workers) > able:
+        raise ConfigurationError(
+            f"`{algorithm.name}` needs more clients than there are",
+            where=resolved.place(("algorithm",) if label is None else ("algorithms", label)),
+            got=f"{able} clients with data",
+            expected=f"at least {needed}",
+            help="make its rounds smaller, or divide the data among more clients",
+        )
+    return wanted
 
 
 def make_stop(resolved: Resolved) -> Stop:

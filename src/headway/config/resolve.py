@@ -94,22 +94,23 @@ class Resolved:
         """The whole as a configuration file, which reads back as the same tree."""
         return dumps(self.tree)
 
-    def tree_of(self, label: str, seed: int) -> dict[str, Any]:
-        """The configuration of one run of a comparison, as ``headway simulate`` takes it.
+    def tree_of(self, label: str | None = None, seed: int | None = None) -> dict[str, Any]:
+        """The configuration of one run, as ``headway simulate`` takes it.
 
         Args:
-            label: Of the algorithm.
-            seed: Of the run.
+            label: An algorithm of a comparison; ``None``: that of ``[algorithm]``.
+            seed: Of the run; ``None``: the configured one.
         """
-        contender = dict(self.tree["algorithms"][label])
-        local, concurrency = contender.pop("local", {}), contender.pop("concurrency", None)
         tree = {k: v for k, v in self.tree.items() if k not in ("seeds", "target", "algorithms")}
-        run = dict(tree["run"])
-        if concurrency is not None:
-            run["concurrency"] = concurrency
-        tree |= {"seed": seed, "run": run, "algorithm": contender}
-        if "local" in tree:
-            tree["local"] = overridden(tree["local"], local)
+        tree["seed"] = self.config.seed if seed is None else seed
+        if label is not None:
+            contender = dict(self.tree["algorithms"][label])
+            local, concurrency = contender.pop("local", {}), contender.pop("concurrency", None)
+            if concurrency is not None:
+                tree["run"] = {**tree["run"], "concurrency": concurrency}
+            if local:
+                tree["local"] = overridden(tree.get("local", {}), local)
+            tree["algorithm"] = contender
         return {key: tree[key] for key in Config.model_fields if key in tree}
 
 

@@ -1,0 +1,195 @@
+"""What a configuration asks for, as runs that are ready to start.
+
+Everything that can be wrong is found here, before the first file is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from headway import config
+from headway.config import Resolved
+from headway.core import Algorithm
+from headway.core.errors import ConfigurationError, RunFolderError
+from headway.data import Federated
+from headway.observe import Comparison, Observer, Result, RunFolder
+from headway.simulation import simulate
+from headway.task import Objective
+
+__all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run.
+
+    Args:
+        label: What tables call it.
+        seed: Its seed.
+        task: What is trained.
+        algorithm: What an update is worth.
+        concurrency: How many clients train at the same time; ``None`` for all.
+        options: Further arguments of ``simulate``.
+        tree: The configuration of this run, complete.
+    """
+
+    label: str
+    seed: int
+    task: Objective
+    algorithm: Algorithm
+    concurrency: int | None
+    options: Mapping[str, Any]
+    tree: Mapping[str, Any]
+
+    def run(self, folder: Path, observers: Sequence[Observer], *, overwrite: bool) -> Result:
+        """Do it.
+
+        Args:
+            folder: The run folder to write.
+            observers: Who watches.
+            overwrite: Whether a run that is in the folder is replaced.
+        """
+        with _create(folder, self.tree, overwrite=overwrite) as run_folder:
+            return simulate(
+                self.task,
+                self.algorithm,
+                concurrency=self.concurrency,
+                seed=self.seed,
+                folder=run_folder,
+                observers=observers,
+                label=self.label,
+                **self.options,
+            )
+
+
+def plan(resolved: Resolved) -> Job:
+    """The run that ``headway simulate`` makes.
+
+    Args:
+        resolved: The configuration.
+    """
+    algorithm = config.make_algorithm(resolved)
+    data = config.make_data(resolved)
+    return _job(resolved, algorithm, config.make_task(resolved, data))
+
+
+def plans(resolved: Resolved) -> list[Job]:
+    """The runs that ``headway compare`` makes, seed after seed.
+
+    Args:
+        resolved: The configuration.
+    """
+    labels = list(resolved.config.algorithms)
+    if not labels:
+        raise ConfigurationError(
+            "there is nothing to compare",
+            where=resolved.name,
+            expected="a section [algorithms.<label>] for each algorithm",
+            help="use `headway simulate` for a single [algorithm]",
+        )
+    algorithms = {label: config.make_algorithm(resolved, label=label) for label in labels}
+    data = config.make_data(resolved)
+    tasks = {label: _task(resolved, data, label) for label in labels}
+    return [
+        _job(resolved, algorithms[label], tasks[label], label=label, seed=seed)
+        for seed in resolved.config.seeds
+        for label in labels
+    ]
+
+
+def open_comparison(folder: Path, resolved: Resolved, *, overwrite: bool) -> None:
+    """Make the folder of a comparison, and write its configuration.
+
+    Args:
+        folder: Where.
+        resolved: The configuration.
+        overwrite: Whether the comparison that is in the folder is replaced.
+
+    Raises:
+        RunFolderError: It cannot be written, or is not empty.
+    """
+    _create(folder, resolved.tree, overwrite=overwrite).close()
+    for name in ("events.jsonl", "metrics.jsonl"):
+        # Those lie in the folders of the runs.
+        (folder / name).unlink(missing_ok=True)
+
+
+def gather(results: Sequence[Result], resolved: Resolved, folder: Path) -> Comparison:
+    """Put the runs of a comparison together, and save what they make.
+
+    Args:
+        results: The runs.
+        resolved: The configuration.
+        folder: Of the comparison.
+    """
+    goal = resolved.config.target or resolved.config.stop.target
+    comparison = Comparison(
+        results=list(results),
+        target=None if goal is None else (goal.metric, goal.value),
+        direction=None if goal is None else goal.direction,
+    )
+    comparison.save(folder)
+    return comparison
+
+
+def _create(folder: Path, tree: Mapping[str, Any], *, overwrite: bool) -> RunFolder:
+    try:
+        return RunFolder.create(folder, tree, overwrite=overwrite)
+    except RunFolderError as error:
+        if "overwrite" in (error.help or ""):
+            error.help = "choose another folder, or pass --overwrite to replace the run in it"
+        raise
+
+
+def _task(resolved: Resolved, data: Federated | None, label: str) -> Objective:
+    return config.make_task(resolved, data, label=label)
+
+
+def _job(
+    resolved: Resolved,
+    algorithm: Algorithm,
+    task: Objective,
+    *,
+    label: str | None = None,
+    seed: int | None = None,
+) -> Job:
+    run = resolved.config.run
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    options = {
+        "population": config.make_population(resolved, task.num_clients),
+        "stop": config.make_stop(resolved),
+        "evaluate_every": config.make_every(resolved),
+        "device": _device(resolved),
+        "record": run.record,
+    }
+    return Job(
+        label=label or algorithm.name,
+        seed=resolved.config.seed if seed is None else seed,
+        task=task,
+        algorithm=algorithm,
+        concurrency=config.check_clients(resolved, task, algorithm, label=label),
+        options=options,
+        tree=resolved.tree_of(label, seed),
+    )
+
+
+def _device(resolved: Resolved) -> torch.device:
+    name = resolved.config.run.device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"the device `{name}` cannot be used here",
+            where=resolved.place(("run", "device")),
+            got=str(error).partition("\n")[0],
+            help='use device = "cpu", or a torch that was built for this device',
+        ) from error
+    return device

@@ -1,0 +1,85 @@
+"""Options that several commands take, and what they print with."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "AsJson",
+    "Config",
+    "Out",
+    "Overwrite",
+    "Quiet",
+    "Settings",
+    "fold",
+    "free_folder",
+    "say_json",
+]
+
+Config = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="A TOML file, or a run folder to run again."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set an option, such as algorithm.buffer_size=20. May be repeated.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="The run folder. [default: runs/<config>-<number>]"),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only, no progress.")]
+
+
+def free_folder(config: Path) -> Path:
+    """The first of ``runs/<name>-1``, ``runs/<name>-2``, ... that is not there yet.
+
+    Args:
+        config: The configuration, after which the folder is named.
+    """
+    name = config.resolve().name if config.is_dir() else config.stem
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def say_json(tree: Any) -> None:
+    """Print a tree as strict JSON.
+
+    Args:
+        tree: Of plain values; NaN becomes ``"NaN"``.
+    """
+    from headway.observe.strict import dumps
+
+    typer.echo(dumps(tree, indent=2))
+
+
+def fold(head: str, text: str) -> None:
+    """Print a text in the columns right of its head, or below it where those are too few.
+
+    Args:
+        head: What stands left of it.
+        text: The text, folded to the width of the terminal.
+    """
+    width = shutil.get_terminal_size().columns
+    if width - len(head) < 30:
+        typer.echo(head.rstrip())
+        head = " " * 8
+    lines = textwrap.wrap(text, max(20, width - len(head))) or [""]
+    typer.echo(f"{head}{lines[0]}".rstrip())
+    for line in lines[1:]:
+        typer.echo(" " * len(head) + line)

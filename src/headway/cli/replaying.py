@@ -1,0 +1,132 @@
+"""A run's model rebuilt from its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from headway import config
+from headway.config import Resolved
+from headway.core import Event, ParameterLayout, RandomOrder, Server
+from headway.core import replay as replay_events
+from headway.core.errors import ConfigurationError, LogError, ReplayMismatchError, RunFolderError
+from headway.observe import RunFolder, weights_hash
+
+__all__ = ["Replayed", "rebuild"]
+
+
+class Replayed(NamedTuple):
+    """What came of a replay.
+
+    Attributes:
+        events: How many events were repeated.
+        version: The model's.
+        weights_hash: SHA-256 of the final weights.
+    """
+
+    events: int
+    version: int
+    weights_hash: str
+
+
+def rebuild(path: Path) -> Replayed:
+    """Make every call of a run's log again, and compare the answers and the final weights.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        RunFolderError: There is no finished run.
+        LogError: The log holds no payloads, or is damaged.
+        ReplayMismatchError: Something came out differently.
+    """
+    folder = RunFolder.open(path)
+    if not folder.has_payloads:
+        raise LogError(
+            "this run kept no payloads, so its model cannot be rebuilt",
+            where=str(path),
+            help="run it again with --record payloads",
+        )
+    resolved = _configuration(path)
+    _same_threads(folder)
+    server = _server(folder, resolved)
+    counter = _Counter(folder.events(payloads=True))
+    replay_events(server, counter)
+    found = weights_hash(server.parameters, server.buffers)
+    wanted = _wanted_hash(folder)
+    if wanted != found:
+        raise ReplayMismatchError(
+            "every event is as in the log, but the weights are not",
+            where=str(path),
+            got=f"weights {found[:16]}",
+            expected=f"weights {wanted[:16]}",
+            help="replay on the hardware, with the versions and the threads of environment.json",
+        )
+    return Replayed(counter.count, server.version, found)
+
+
+class _Counter:
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._events = events
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events:
+            self.count += 1
+            yield event
+
+
+def _configuration(path: Path) -> Resolved:
+    try:
+        # The file of a run is complete: nothing of the present surroundings may get into it.
+        return config.load(path, environment={})
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            "this run was not made from a configuration, so the command cannot build it again",
+            where=error.where,
+            got=error.message,
+            help="replay it in Python: headway.core.replay(server, folder.events(payloads=True))",
+        ) from error
+
+
+def _same_threads(folder: RunFolder) -> None:
+    threads = folder.environment().get("torch_threads")
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
+
+
+def _server(folder: RunFolder, resolved: Resolved) -> Server:
+    initial = folder.initial()
+    layout, buffers = _layout(folder, resolved), initial.buffers
+    run: Any = resolved.config.run
+    return Server(
+        initial.tensors["payload"].to(run.device),
+        config.make_algorithm(resolved),
+        layout=layout,
+        scheduler=RandomOrder(concurrency=run.concurrency),
+        buffers=buffers,
+        seed=resolved.config.seed,
+        record="nothing",
+    )
+
+
+def _layout(folder: RunFolder, resolved: Resolved) -> ParameterLayout:
+    if folder.has_result:
+        layout = folder.result(events=False).layout
+        if layout is not None:
+            return layout
+    task = config.make_task(resolved, config.make_data(resolved))
+    return task.start(resolved.config.seed, torch.device("cpu")).layout
+
+
+def _wanted_hash(folder: RunFolder) -> str:
+    if not folder.has_result:
+        raise RunFolderError(
+            "every event is as in the log, but the run never ended, so there are no final weights",
+            where=str(folder.path),
+            help="there is nothing to compare the rebuilt model with",
+        )
+    return folder.result(events=False).weights_hash

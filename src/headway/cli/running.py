@@ -1,0 +1,163 @@
+"""``headway simulate`` and ``headway compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headway.cli.options import (
+    AsJson,
+    Config,
+    Out,
+    Overwrite,
+    Quiet,
+    Settings,
+    free_folder,
+    say_json,
+)
+
+if TYPE_CHECKING:
+    from headway.config import Resolved
+    from headway.observe import Comparison, Result
+
+__all__ = ["compare", "simulate"]
+
+Record = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What the log keeps: events, payloads (to replay the run) or nothing.",
+    ),
+]
+
+
+def simulate(
+    config: Config,
+    out: Out = None,
+    settings: Settings = None,
+    record: Record = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train in virtual time, and leave a run folder with a report."""
+    from headway.cli.jobs import plan
+    from headway.cli.progress import progress
+
+    resolved = _load(config, settings, record)
+    job = plan(resolved)
+    folder = out or free_folder(config)
+    with progress([(job.label, job.seed)], silent=quiet or as_json) as observers:
+        result = job.run(folder, observers, overwrite=overwrite)
+    report = result.report(folder / "report.html")
+    if as_json:
+        say_json(_described(result, folder, report))
+    else:
+        typer.echo(str(result))
+        typer.echo(f"  report        {report}")
+    _end([result], folder)
+
+
+def compare(
+    config: Config,
+    out: Out = None,
+    settings: Settings = None,
+    record: Record = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run every algorithm with every seed, and compare the time and work to a target."""
+    from headway.cli.jobs import gather, open_comparison, plans
+    from headway.cli.progress import progress
+
+    resolved = _load(config, settings, record)
+    jobs = plans(resolved)
+    folder = out or free_folder(config)
+    open_comparison(folder, resolved, overwrite=overwrite)
+    results: list[Result] = []
+    with progress([(job.label, job.seed) for job in jobs], silent=quiet or as_json) as observers:
+        for job in jobs:
+            place = folder / f"{job.label}-seed{job.seed}"
+            results.append(job.run(place, observers, overwrite=overwrite))
+            results[-1].report(place / "report.html")
+            if results[-1].interrupted:
+                break
+    comparison = gather(results, resolved, folder)
+    report = comparison.report(folder / "report.html")
+    if as_json:
+        say_json(_compared(comparison, folder, report))
+    else:
+        typer.echo(str(comparison))
+        for result in results:
+            for warning in result.warnings:
+                typer.echo(f"\nwarning: {result.label}, seed {result.seed}: {warning}")
+        typer.echo(f"\nfolder  {folder}\nreport  {report}")
+    _end(results, folder)
+
+
+def _load(config: Path, settings: list[str] | None, record: str | None) -> Resolved:
+    from headway.config import load
+
+    recording = [] if record is None else [f"run.record={record}"]
+    return load(config, assignments=[*(settings or ()), *recording])
+
+
+def _described(result: Result, folder: Path, report: Path) -> dict[str, Any]:
+    from headway.observe.files import read_json
+
+    described: dict[str, Any] = read_json(folder / "result.json")
+    return {**described, "folder": str(folder), "report": str(report)}
+
+
+def _compared(comparison: Comparison, folder: Path, report: Path) -> dict[str, Any]:
+    from headway.observe import AXES
+
+    return {
+        "target": comparison.target,
+        "direction": comparison.direction,
+        "table": {axis: [_row(row) for row in comparison.table(axis)] for axis in AXES},
+        "runs": [
+            {
+                "label": result.label,
+                "seed": result.seed,
+                "algorithm": result.algorithm,
+                "settings": result.settings,
+                "updates": result.updates,
+                "versions": result.versions,
+                "virtual_time_s": result.virtual_time_s,
+                "wall_time_s": result.wall_time_s,
+                "discarded_examples": result.discarded_examples,
+                "final": {metric: result.final(metric) for metric in result.metrics},
+                "stop_reason": result.stop_reason,
+                "warnings": result.warnings,
+                "weights_hash": result.weights_hash,
+                "folder": str(result.folder),
+            }
+            for result in comparison.results
+        ],
+        "folder": str(folder),
+        "report": str(report),
+    }
+
+
+def _row(row: Any) -> dict[str, Any]:
+    return {**row._asdict(), "spread": row.spread._asdict() if row.spread else None}
+
+
+def _end(results: Iterable[Result], folder: Path) -> None:
+    """Exit as the runs ended; what went wrong is said last, where it is seen."""
+    for result in results:
+        if result.interrupted:
+            typer.echo(f"interrupted: {folder} holds everything up to here", err=True)
+            raise typer.Exit(130)
+    failed = [r for r in results if r.stop_reason.startswith(("diverged", "stalled"))]
+    for result in failed:
+        where = result.folder or folder
+        typer.echo(f"error: {result.label}, seed {result.seed}: {result.stop_reason}", err=True)
+        typer.echo(f"  help   see the warnings above, and {where / 'report.html'}", err=True)
+    if failed:
+        raise typer.Exit(1)
