@@ -179,6 +179,11 @@ def arrivals(events: Sequence[core.Event]) -> list[core.Submitted]:
     return [event for event in events if isinstance(event, core.Submitted)]
 
 
+def times(engine: Engine) -> list[float]:
+    """When each update arrived."""
+    return [event.time for event in arrivals(engine.server.events)]
+
+
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same bits; NaN is like itself."""
     return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
