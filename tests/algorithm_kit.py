@@ -61,11 +61,11 @@ class Rig:
 
     @property
     def step_state(self):
-        return self.server._step_state
+        return self.server._chain.states[-1]
 
     @property
     def chain_states(self):
-        return self.server._states
+        return self.server._chain.states[:-1]
 
 
 def quadratic_payload(kind, base, rng, num_steps=3):

@@ -25,10 +25,12 @@ from headway.core.events import (
 )
 from headway.core.gate import Asynchronous, Bulk, CancelStale, Gate, StaleSynchronous
 from headway.core.inbox import Inbox
+from headway.core.jobs import Job
 from headway.core.layout import Buffers, Entry, ParameterLayout
+from headway.core.recording import Recording
 from headway.core.replay import replay
 from headway.core.scheduler import FirstCome, RandomOrder, Scheduler
-from headway.core.server import Job, Recording, Reply, Server
+from headway.core.server import Reply, Server
 from headway.core.snapshots import SnapshotRing
 from headway.core.table import WorkerTable
 from headway.core.transform import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headway.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from headway.core.server import Job
+    from headway.core.jobs import Job
 
 __all__ = ["Asynchronous", "Bulk", "CancelStale", "Gate", "StaleSynchronous"]
 

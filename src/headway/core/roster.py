@@ -9,7 +9,7 @@ from typing import Any
 from headway.core import tree
 from headway.core.gate import Gate
 from headway.core.scheduler import Scheduler
-from headway.core.update import Receipt, Wake
+from headway.core.update import Effect, Receipt, Wake
 
 __all__ = ["Roster", "Worker"]
 
@@ -129,29 +129,28 @@ class Roster:
                 worker.place = WAITING
                 self.scheduler.add(index, self.scheduler_state)
 
-    def wake(self) -> list[Wake]:
-        """Pick as many as there is room for."""
-        woken: list[Wake] = []
-        limit = self.scheduler.concurrency
+    def wake(self, effects: list[Effect], *, but: str | None = None) -> None:
+        """Pick as many as there is room for, and say so in ``effects``, except of ``but``."""
+        gate, state, scheduler = self.gate, self.gate_state, self.scheduler
+        limit = scheduler.concurrency
         while limit is None or self.num_running + self.num_woken < limit:
-            if self.gate.full(self.gate_state):
+            if gate.full(state):
                 break
-            index = self.scheduler.pick(self.scheduler_state)
+            index = scheduler.pick(self.scheduler_state)
             if index is None:
                 break
-            name = self.names[index]
             worker = self._workers.get(index)
             if worker is None:
-                worker = self._workers[index] = Worker(index, name)
-            if self.gate.refusal(index, self.gate_state) is not None:
+                worker = self._workers[index] = Worker(index, self.names[index])
+            if gate.refusal(index, state) is not None:
                 worker.place = REFUSED
                 self._refused[index] = None
                 continue
             worker.place = WOKEN
             self.num_woken += 1
-            self.gate.started(index, self.gate_state)
-            woken.append(Wake(name))
-        return woken
+            gate.started(index, state)
+            if worker.name != but:
+                effects.append(Wake(worker.name))
 
     def start(self, worker: Worker, job: int) -> None:
         """A woken worker has its job."""

@@ -9,48 +9,33 @@ There is no thread, socket, file, clock or global random state in here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from math import isfinite
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from headway.core import tree
 from headway.core.algorithm import Algorithm, Keep
+from headway.core.chain import Chain
 from headway.core.checks import find_fault, readable
 from headway.core.context import Context
 from headway.core.errors import ArgumentTypeError, ConfigurationError, StateError
-from headway.core.events import CheckedOut, Event, Lost, Registered, Submitted, Ticked, Waited
+from headway.core.events import Event
+from headway.core.jobs import Job, JobBook, as_buffers, dump_buffers
 from headway.core.layout import Buffers, ParameterLayout
+from headway.core.recording import Recorder, Recording
 from headway.core.roster import WOKEN, Roster, Worker
 from headway.core.scheduler import FirstCome, Scheduler
-from headway.core.snapshots import Slot, SnapshotRing
+from headway.core.snapshots import Slot
 from headway.core.table import WorkerTable
-from headway.core.transform import Held, Pass, Ticking
-from headway.core.update import Cancel, Checkout, Effect, Receipt, Timer, Update, Wait, WorkOrder
+from headway.core.update import Cancel, Checkout, Effect, Receipt, Update, Wait, WorkOrder
 
-__all__ = ["Job", "Recording", "Reply", "Server"]
-
-Recording = Literal["nothing", "events", "payloads"]
+__all__ = ["Reply", "Server"]
 
 _AS_YOU_LIKE = WorkOrder()
-_NO_EFFECTS: tuple[Effect, ...] = ()
-# Jobs of one incarnation are counted in the low bits, so that ids stay exact in a JSON number.
-_INCARNATION_SHIFT = 40
 _JOBS_PER_WORKER = 2
-
-
-@dataclass(slots=True)
-class Job:
-    """A piece of work that was given out and has not ended."""
-
-    id: int
-    worker: Worker
-    version: int
-    slot: Slot | None
-    dispatched_at: float
 
 
 class Reply(NamedTuple):
@@ -110,11 +95,9 @@ class Server:
     ) -> None:
         _check_initial(initial, layout)
         self.algorithm = algorithm
-        self.events: list[Event] = []
         self.counts: Counter[str] = Counter()
-        self.incarnation = incarnation
         self.needs = needs = algorithm.needs
-        self._record = record
+        self._recorder = Recorder(record)
         parameters = initial.detach().clone().contiguous()
         self._tables = {
             name: WorkerTable(parameters.numel(), parameters.dtype, parameters.device)
@@ -132,18 +115,8 @@ class Server:
         if needs.reference_gradient and reference_gradient is None:
             self._context.reference_gradient()
         self._roster = Roster(algorithm.gate, scheduler or FirstCome(), seed)
-        self._ring = SnapshotRing(parameters, buffers)
-        self._jobs: dict[int, Job] = {}
-        self._num_jobs = 0
-        self._timers: list[float] = []
-        self._states = [transform.init(self._context) for transform in algorithm.chain]
-        self._step_state = algorithm.step.init(self._context)
-        self._stages = tuple(transform.apply for transform in algorithm.chain)
-        self._ticking = tuple(
-            (index, transform)
-            for index, transform in enumerate(algorithm.chain)
-            if isinstance(transform, Ticking)
-        )
+        self._jobs = JobBook(parameters, buffers, incarnation)
+        self._chain = Chain(algorithm, self._context)
 
     @property
     def parameters(self) -> Tensor:
@@ -173,7 +146,17 @@ class Server:
     @property
     def num_in_flight(self) -> int:
         """Jobs given out and not ended."""
-        return len(self._jobs)
+        return len(self._jobs.by_id)
+
+    @property
+    def incarnation(self) -> int:
+        """Which life of the server this is; part of every job id."""
+        return self._jobs.incarnation
+
+    @property
+    def events(self) -> list[Event]:
+        """The events since they were last taken. A shell may append its own notes."""
+        return self._recorder.events
 
     @property
     def num_workers(self) -> int:
@@ -183,12 +166,12 @@ class Server:
     @property
     def timers(self) -> tuple[float, ...]:
         """Times at which a tick is still due. A shell that loads a state sets them again."""
-        return tuple(self._timers)
+        return tuple(self._chain.timers)
 
     @property
     def num_snapshots(self) -> int:
         """Snapshots that are live: at most one more than the jobs in flight."""
-        return self._ring.num_live
+        return self._jobs.ring.num_live
 
     def register(self, workers: Iterable[str], now: float) -> Reply:
         """Announce workers, each as if it had asked for work and been told to wait.
@@ -200,9 +183,10 @@ class Server:
         self._advance(now)
         names = tuple(workers)
         self._roster.register(names)
-        if self._record != "nothing":
-            self.events.append(Registered(self.now, names))
-        return Reply(self.version, tuple(self._roster.wake()))
+        self._recorder.registered(self.now, names)
+        effects: list[Effect] = []
+        self._roster.wake(effects)
+        return Reply(self.version, tuple(effects))
 
     def checkout(self, worker: str, now: float) -> Checkout | Wait:
         """Ask for work.
@@ -222,7 +206,7 @@ class Server:
             if len(record.jobs) >= _JOBS_PER_WORKER:
                 return self._wait(worker, f"has {len(record.jobs)} jobs already", effects)
             roster.ask(record)
-            effects.extend(wake for wake in roster.wake() if wake.worker != worker)
+            roster.wake(effects, but=worker)
             if record.place != WOKEN:
                 return self._wait(worker, roster.reason(record), effects)
         return self._give(record, effects)
@@ -242,17 +226,17 @@ class Server:
         """
         self._advance(now)
         update = readable(update)
-        job = self._jobs.get(update.sequence)
+        jobs, context, roster = self._jobs, self._context, self._roster
+        job = jobs.by_id.get(update.sequence)
         if job is None or job.worker.name != update.worker:
             return self._submit_unknown(update)
-        del self._jobs[job.id]
-        context = self._context
+        worker = job.worker
+        del jobs.by_id[job.id]
         context.dispatched_at = job.dispatched_at
         context.staleness = staleness = context.version - job.version
-        context.worker = job.worker.index
+        context.worker = worker.index
         context.job = job.id
-        roster = self._roster
-        roster.finish(job.worker, job.id)
+        roster.finish(worker, job.id)
         effects: list[Effect] = []
         answer = None
         weight = 0.0
@@ -262,27 +246,29 @@ class Server:
             if self.needs.base_parameters:
                 context.base = job.slot.shown if job.slot is not None else None
             self._count_workers()
-            status, reason, weight, answer, stepped = self._run(update, 0, effects)
+            status, reason, weight, answer, stepped = self._chain.run(update, effects)
         else:
             status, reason = "rejected", fault
         taken = stepped or status != "rejected"
-        reopened = roster.gate.finished(job.worker.index, roster.gate_state, taken=taken)
-        reopened = self._settle(stepped, effects) or reopened
+        reopened = roster.gate.finished(worker.index, roster.gate_state, taken=taken)
+        if stepped:
+            reopened = self._settle(effects) or reopened
         if job.slot is not None:
-            self._ring.release(job.slot)
+            jobs.ring.release(job.slot)
         if answer is not None:
             # The worker goes on from its answer, which is as new as this version.
-            job.worker.version = context.version
+            worker.version = context.version
         if again:
-            roster.ask(job.worker)
+            roster.ask(worker)
         if reopened:
             roster.reopen()
-        effects.extend(roster.wake())
-        receipt = Receipt(
-            status, reason, staleness, weight, context.version, job.id, answer, tuple(effects)
-        )
-        job.worker.remember(receipt if not effects else receipt._replace(effects=_NO_EFFECTS))
-        self._note_submitted(update, receipt, again)
+        roster.wake(effects)
+        receipt = Receipt(status, reason, staleness, weight, context.version, job.id, answer)
+        worker.remember(receipt)
+        if effects:
+            receipt = Receipt(*receipt[:-1], tuple(effects))
+        self.counts[status] += 1
+        self._recorder.submitted(context.now, update, receipt, again)
         return receipt
 
     def lose(self, worker: str, now: float) -> Reply:
@@ -295,19 +281,15 @@ class Server:
         self._advance(now)
         effects: list[Effect] = []
         record = self._roster.find(worker)
-        jobs: tuple[int, ...] = ()
+        ended: tuple[int, ...] = ()
         if record is not None and not record.lost:
-            jobs = tuple(record.jobs)
-            for job_id in jobs:
-                self._end(self._jobs.pop(job_id), "lost")
-            self.counts["lost"] += len(jobs)
+            ended = tuple(record.jobs)
+            for job_id in ended:
+                self._jobs.end(job_id, "lost", self.version)
+            self.counts["lost"] += len(ended)
             reopened = self._roster.lose(record)
-            reopened = self._tick(effects) or reopened
-            if reopened:
-                self._roster.reopen()
-            effects.extend(self._roster.wake())
-        if self._record != "nothing":
-            self.events.append(Lost(self.now, worker, jobs, self.version, _cancelled(effects)))
+            self._let_pass(effects, reopened)
+        self._recorder.lost(self.now, worker, ended, self.version, effects)
         return Reply(self.version, tuple(effects))
 
     def tick(self, now: float, *, closing: bool = False) -> Reply:
@@ -318,22 +300,17 @@ class Server:
             closing: The run ends now: partial buffers are released or dropped, as they were told.
         """
         self._advance(now)
-        self._timers = [at for at in self._timers if at > self.now]
+        self._chain.expire(self.now)
         effects: list[Effect] = []
         self._context.closing = closing
-        reopened = self._tick(effects)
+        self._let_pass(effects, False)
         self._context.closing = False
-        if reopened:
-            self._roster.reopen()
-        effects.extend(self._roster.wake())
-        if self._record != "nothing":
-            self.events.append(Ticked(self.now, self.version, closing, _cancelled(effects)))
+        self._recorder.ticked(self.now, self.version, closing, effects)
         return Reply(self.version, tuple(effects))
 
     def take_events(self) -> list[Event]:
         """The events since the last call, for a shell that streams them."""
-        events, self.events = self.events, []
-        return events
+        return self._recorder.take()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the server is, as a plain tree that shares no memory with it.
@@ -341,37 +318,18 @@ class Server:
         Events are not in it: they are the log, and stay with the shell.
         """
         context = self._context
-        slots, places = self._number_slots()
         return {
             "algorithm": self.algorithm.name,
-            "incarnation": self.incarnation,
-            "num_jobs": self._num_jobs,
-            "timers": list(self._timers),
             "version": context.version,
             "now": context.now,
             "counts": dict(self.counts),
             "parameters": context.parameters.clone(),
-            "buffers": _dump_buffers(context.buffers),
+            "buffers": dump_buffers(context.buffers),
             "stream": tree.dump(context.stream_state()),
             "tables": {name: tree.dump(table) for name, table in self._tables.items()},
-            "chain": [tree.dump(state) for state in self._states],
-            "step": tree.dump(self._step_state),
             "roster": self._roster.state_dict(),
-            "slots": [
-                [slot.version, slot.shown.clone(), _dump_buffers(slot.buffers), slot.users]
-                for slot in slots
-            ],
-            "newest": -1 if self._ring.newest is None else places[id(self._ring.newest)],
-            "jobs": [
-                [
-                    job.id,
-                    job.worker.name,
-                    job.version,
-                    -1 if job.slot is None else places[id(job.slot)],
-                    job.dispatched_at,
-                ]
-                for job in self._jobs.values()
-            ],
+            **self._chain.state_dict(),
+            **self._jobs.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, restarted: bool = False) -> None:
@@ -389,24 +347,20 @@ class Server:
         self._check_state(state)
         context = self._context
         context.parameters.copy_(state["parameters"])
-        _load_buffers(context.buffers, state["buffers"])
+        buffers = as_buffers(state["buffers"])
+        if context.buffers is not None and buffers is not None:
+            context.buffers.floating.copy_(buffers.floating)
+            context.buffers.integer.copy_(buffers.integer)
         context.version = state["version"]
         context.now = state["now"]
         stream = state["stream"]
         context.load_stream_state(None if stream is None else (stream[0], stream[1]))
         self.counts = Counter(state["counts"])
-        previous = state["incarnation"]
-        self.incarnation = max(self.incarnation, previous + 1) if restarted else previous
-        self._num_jobs = 0 if restarted else state["num_jobs"]
-        self._timers = list(state["timers"])
         for name, table in self._tables.items():
             tree.load(table, state["tables"][name])
-        self._states = [
-            tree.load(own, saved) for own, saved in zip(self._states, state["chain"], strict=True)
-        ]
-        self._step_state = tree.load(self._step_state, state["step"])
+        self._chain.load_state_dict(state)
         self._roster.load_state_dict(state["roster"])
-        self._load_jobs(state)
+        self._jobs.load_state_dict(state, self._roster, restarted=restarted)
 
     def _advance(self, now: float) -> None:
         # A clock that stands or goes back (an NTP step, two threads) must not stop a server.
@@ -414,110 +368,72 @@ class Server:
             self._context.now = now
 
     def _wait(self, worker: str, reason: str, effects: list[Effect]) -> Wait:
-        if self._record != "nothing":
-            self.events.append(Waited(self.now, worker, reason))
+        self._recorder.waited(self.now, worker, reason)
         return Wait(reason, None, tuple(effects))
 
     def _give(self, worker: Worker, effects: list[Effect]) -> Checkout:
-        context, algorithm = self._context, self.algorithm
-        self._num_jobs += 1
-        job_id = (self.incarnation << _INCARNATION_SHIFT) | self._num_jobs
+        context, algorithm, jobs = self._context, self.algorithm, self._jobs
+        job_id = jobs.next_id()
         context.worker = worker.index
         if algorithm.view is not None or algorithm.work is not None:
             self._count_workers()
             context.job, context.staleness, context.base = job_id, 0, None
             context.dispatched_at = context.now
-        version = context.version
-        vector: Tensor | None = None
         slot: Slot | None
         if algorithm.view is None:
-            slot = self._ring.current(version, context.parameters, context.buffers)
-            vector = slot.vector
+            version = context.version
+            slot = jobs.ring.current(version, context.parameters, context.buffers)
         else:
-            seen = algorithm.view(context, (*self._states, self._step_state))
-            if isinstance(seen, Keep):
-                slot, version = None, worker.version
-            else:
-                version = seen[1]
-                slot = self._ring.own(version, seen[0], context.buffers)
-                vector = slot.shown
+            slot, version = self._view(worker)
         worker.version = version
-        job = Job(job_id, worker, version, slot, context.now)
-        self._jobs[job_id] = job
+        jobs.by_id[job_id] = Job(job_id, worker, version, slot, context.now)
         self._roster.start(worker, job_id)
         order = _AS_YOU_LIKE if algorithm.work is None else algorithm.work(context)
-        if self._record != "nothing":
-            self.events.append(CheckedOut(context.now, worker.name, job_id, version, slot is None))
-        buffers = None if slot is None else slot.buffers
-        return Checkout(version, vector, job_id, order, buffers, tuple(effects))
+        self._recorder.checked_out(context.now, worker.name, job_id, version, slot is None)
+        if slot is None:
+            return Checkout(version, None, job_id, order, None, tuple(effects))
+        return Checkout(version, slot.shown, job_id, order, slot.buffers, tuple(effects))
 
-    def _run(
-        self, update: Update, stage: int, effects: list[Effect]
-    ) -> tuple[Literal["applied", "buffered", "rejected"], str, float, Tensor | None, bool]:
-        """Put an update through the chain from a stage on: status, reason, weight, answer, step."""
-        context = self._context
-        weight = update.weight
-        for index in range(stage, len(self._stages)):
-            outcome = self._stages[index](update, self._states[index], context)
-            if isinstance(outcome, Pass):
-                update = outcome.update
-                if update.contributions is None:
-                    weight = update.weight
-            elif isinstance(outcome, Held):
-                if outcome.timer is not None:
-                    self._timers.append(outcome.timer)
-                    effects.append(Timer(outcome.timer))
-                return "buffered", outcome.reason, weight, None, False
-            else:
-                return "rejected", outcome.reason, 0.0, None, False
-        if not update.weight > 0.0:
-            # It reached the step and is worth nothing: neither model nor momentum may move.
-            return "rejected", "zero_weight", 0.0, None, True
-        answer = self.algorithm.step.apply(update, self._step_state, context)
-        if update.buffers is not None and context.buffers is not None:
-            share = min(1.0, update.weight * self.algorithm.step.mixing)
-            context.buffers.floating.lerp_(update.buffers.floating, share)
-            context.buffers.integer.copy_(update.buffers.integer)
-        context.version += 1
-        return "applied", "", weight, answer, True
+    def _view(self, worker: Worker) -> tuple[Slot | None, int]:
+        """What the algorithm's view sends: a slot of its own, or nothing."""
+        context, view = self._context, self.algorithm.view
+        seen = view(context, self._chain.states) if view is not None else Keep.KEEP
+        if isinstance(seen, Keep):
+            return None, worker.version
+        return self._jobs.ring.own(seen[1], seen[0], context.buffers), seen[1]
 
-    def _settle(self, stepped: bool, effects: list[Effect]) -> bool:
-        """After the chain: tell the gate, cancel what it stops; True when it may be asked again."""
-        if not stepped:
-            return False
+    def _settle(self, effects: list[Effect]) -> bool:
+        """After the step: tell the gate, cancel what it stops; True when it may be asked again."""
         gate, state = self.algorithm.gate, self._roster.gate_state
         reopened = gate.stepped(state)
-        if not self._jobs:
+        jobs = self._jobs
+        if not jobs.by_id:
             return reopened
-        jobs: Collection[Job] = self._jobs.values()
-        if self.algorithm.view is not None:
-            # Jobs stand in the order they were given out; a view may have sent an older version.
-            jobs = sorted(jobs, key=_version_of)
-        for job_id in gate.stop(jobs, self._context.version, state):
-            job = self._jobs.pop(job_id)
+        in_order = jobs.by_version(sort=self.algorithm.view is not None)
+        for job_id in gate.stop(in_order, self.version, state):
+            job = jobs.end(job_id, "cancelled", self.version)
             reopened = self._roster.abandon(job.worker, job_id) or reopened
-            self._end(job, "cancelled")
             self.counts["cancelled"] += 1
             effects.append(Cancel(job_id, job.worker.name))
             # It is there and has nothing to do: it waits with the others, without asking.
             self._roster.ask(job.worker)
         return reopened
 
-    def _tick(self, effects: list[Effect]) -> bool:
-        if not self._ticking:
-            return False
-        context = self._context
-        context.worker = context.job = -1
-        context.staleness = 0
-        context.dispatched_at = context.now
-        context.base = None
-        self._count_workers()
-        reopened = False
-        for index, transform in self._ticking:
-            while (outcome := transform.tick(self._states[index], context)) is not None:
-                stepped = self._run(outcome.update, index + 1, effects)[4]
-                reopened = self._settle(stepped, effects) or reopened
-        return reopened
+    def _let_pass(self, effects: list[Effect], reopened: bool) -> None:
+        """Release what is due, and wake whom that lets start."""
+        context, chain = self._context, self._chain
+        if chain.ticks:
+            context.worker = context.job = -1
+            context.staleness = 0
+            context.dispatched_at = context.now
+            context.base = None
+            self._count_workers()
+            while (due := chain.due()) is not None:
+                if chain.run(due[1], effects, due[0])[4]:
+                    reopened = self._settle(effects) or reopened
+        if reopened:
+            self._roster.reopen()
+        self._roster.wake(effects)
 
     def _submit_unknown(self, update: Update) -> Receipt:
         worker = self._roster.find(update.worker)
@@ -525,89 +441,24 @@ class Server:
         for receipt in worker.receipts if worker is not None else ():
             if receipt.job == update.sequence:
                 self.counts["duplicates"] += 1
-                self._note_submitted(update, receipt, False, duplicate=True)
+                self._recorder.submitted(self.now, update, receipt, False, duplicate=True)
                 return receipt
         receipt = Receipt("rejected", reason, 0, 0.0, self.version, update.sequence)
-        self._note_submitted(update, receipt, False)
+        self.counts["rejected"] += 1
+        self._recorder.submitted(self.now, update, receipt, False)
         return receipt
-
-    def _end(self, job: Job, reason: str) -> None:
-        if job.slot is not None:
-            self._ring.release(job.slot)
-        staleness = self.version - job.version
-        job.worker.remember(Receipt("rejected", reason, staleness, 0.0, self.version, job.id))
 
     def _count_workers(self) -> None:
         context, roster = self._context, self._roster
         context.num_workers = len(roster.names)
         context.num_active = context.num_workers - roster.num_lost
-        context.num_in_flight = len(self._jobs)
-
-    def _note_submitted(
-        self, update: Update, receipt: Receipt, again: bool, *, duplicate: bool = False
-    ) -> None:
-        if not duplicate:
-            self.counts[receipt.status] += 1
-        if self._record == "nothing":
-            return
-        payload, buffers = None, None
-        # Not so where :func:`readable` found something else, which cannot be kept.
-        is_tensor = isinstance(update.payload, Tensor)
-        if self._record == "payloads" and is_tensor:
-            payload = update.payload.clone()
-        if self._record == "payloads" and update.buffers is not None:
-            buffers = update.buffers.clone()
-        self.events.append(
-            Submitted(
-                self.now,
-                update.worker,
-                update.sequence,
-                receipt.status,
-                "duplicate" if duplicate else receipt.reason,
-                receipt.staleness,
-                receipt.weight,
-                receipt.version,
-                update.base_version,
-                update.num_examples,
-                update.num_steps,
-                dict(update.metrics),
-                _cancelled(receipt.effects),
-                again,
-                update.weight,
-                update.fragment,
-                update.payload.nbytes if is_tensor else 0,
-                payload,
-                buffers,
-            )
-        )
-
-    def _number_slots(self) -> tuple[list[Slot], dict[int, int]]:
-        slots = [job.slot for job in self._jobs.values() if job.slot is not None]
-        if self._ring.newest is not None:
-            slots.append(self._ring.newest)
-        unique = list({id(slot): slot for slot in slots}.values())
-        return unique, {id(slot): place for place, slot in enumerate(unique)}
+        context.num_in_flight = len(self._jobs.by_id)
 
     def _check_state(self, state: dict[str, Any]) -> None:
         got = _likeness(state.get("algorithm"), state.get("parameters"), state.get("buffers"))
         expected = _likeness(self.algorithm.name, self.parameters, self.buffers)
         if got != expected:
             raise StateError("the saved server is not like this one", got=got, expected=expected)
-
-    def _load_jobs(self, state: dict[str, Any]) -> None:
-        self._ring = SnapshotRing(self.parameters, self.buffers)
-        slots = [
-            self._ring.restore(version, vector, _as_buffers(buffers), users)
-            for version, vector, buffers, users in state["slots"]
-        ]
-        self._ring.adopt(None if state["newest"] < 0 else slots[state["newest"]])
-        self._jobs = {}
-        for job_id, name, version, place, dispatched_at in state["jobs"]:
-            worker = self._roster.find(name)
-            if worker is None:
-                raise StateError("a saved job belongs to an unknown worker", got=name)
-            slot = None if place < 0 else slots[place]
-            self._jobs[job_id] = Job(job_id, worker, version, slot, dispatched_at)
 
 
 def _check_initial(initial: Any, layout: ParameterLayout | None) -> None:
@@ -629,30 +480,8 @@ def _check_initial(initial: Any, layout: ParameterLayout | None) -> None:
         )
 
 
-def _version_of(job: Job) -> int:
-    return job.version
-
-
 def _likeness(name: Any, parameters: Any, buffers: Any) -> str:
     sizes = [] if buffers is None else [buffer.numel() for buffer in buffers]
     if not isinstance(parameters, Tensor):
         return f"{name} without parameters"
     return f"{name}, {parameters.numel()} parameters of {parameters.dtype}, buffers {sizes}"
-
-
-def _cancelled(effects: Iterable[Effect]) -> tuple[int, ...]:
-    return tuple(effect.job for effect in effects if type(effect) is Cancel)
-
-
-def _dump_buffers(buffers: Buffers | None) -> list[Tensor] | None:
-    return None if buffers is None else [buffers.floating.clone(), buffers.integer.clone()]
-
-
-def _as_buffers(saved: list[Tensor] | None) -> Buffers | None:
-    return None if saved is None else Buffers(saved[0], saved[1])
-
-
-def _load_buffers(target: Buffers | None, saved: list[Tensor] | None) -> None:
-    if target is not None and saved is not None:
-        target.floating.copy_(saved[0])
-        target.integer.copy_(saved[1])

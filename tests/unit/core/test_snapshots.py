@@ -35,7 +35,7 @@ def test_slots_are_reused() -> None:
     for _ in range(20):
         kit.send(server, "a", kit.take(server, "a"), 1.0)
         assert server.num_snapshots <= 2
-    assert server._ring.num_allocated == 2
+    assert server._jobs.ring.num_allocated == 2
     assert old.parameters is not None
     assert old.parameters.tolist() == [0.0, 0.0]
 

@@ -1,0 +1,105 @@
+"""The chain at work: transforms in order, then the step, each with its state."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from headway.core import tree
+from headway.core.algorithm import Algorithm
+from headway.core.context import Context
+from headway.core.transform import Held, Pass, Ticking
+from headway.core.update import Effect, Timer, Update
+
+__all__ = ["Chain", "Verdict"]
+
+Verdict = tuple[Literal["applied", "buffered", "rejected"], str, float, Tensor | None, bool]
+"""Status, reason, weight, answer, and whether the step was reached."""
+
+
+class Chain:
+    """An algorithm's transforms and step with their states, on one server's context.
+
+    Args:
+        algorithm: Its chain and step.
+        context: The server's; the step changes its parameters, and a change makes a version.
+    """
+
+    def __init__(self, algorithm: Algorithm, context: Context) -> None:
+        self._context = context
+        self._step = algorithm.step
+        self._states = [transform.init(context) for transform in algorithm.chain]
+        self._step_state = algorithm.step.init(context)
+        self._stages = tuple(transform.apply for transform in algorithm.chain)
+        self._ticking = tuple(
+            (index, transform)
+            for index, transform in enumerate(algorithm.chain)
+            if isinstance(transform, Ticking)
+        )
+        self.timers: list[float] = []
+
+    @property
+    def ticks(self) -> bool:
+        """Whether any transform acts when time passes."""
+        return bool(self._ticking)
+
+    @property
+    def states(self) -> tuple[Any, ...]:
+        """The transforms' states in order, and last the step's."""
+        return (*self._states, self._step_state)
+
+    def run(self, update: Update, effects: list[Effect], stage: int = 0) -> Verdict:
+        """Put an update through the chain, from a stage on."""
+        context = self._context
+        weight = update.weight
+        for index in range(stage, len(self._stages)):
+            outcome = self._stages[index](update, self._states[index], context)
+            if isinstance(outcome, Pass):
+                update = outcome.update
+                if update.contributions is None:
+                    weight = update.weight
+            elif isinstance(outcome, Held):
+                if outcome.timer is not None:
+                    self.timers.append(outcome.timer)
+                    effects.append(Timer(outcome.timer))
+                return "buffered", outcome.reason, weight, None, False
+            else:
+                return "rejected", outcome.reason, 0.0, None, False
+        if not update.weight > 0.0:
+            # It reached the step and is worth nothing: neither model nor momentum may move.
+            return "rejected", "zero_weight", 0.0, None, True
+        answer = self._step.apply(update, self._step_state, context)
+        if update.buffers is not None and context.buffers is not None:
+            share = min(1.0, update.weight * self._step.mixing)
+            context.buffers.floating.lerp_(update.buffers.floating, share)
+            context.buffers.integer.copy_(update.buffers.integer)
+        context.version += 1
+        return "applied", "", weight, answer, True
+
+    def due(self) -> tuple[int, Update] | None:
+        """What a transform releases now, and the stage that it goes on from; ``None``: nothing."""
+        for index, transform in self._ticking:
+            outcome = transform.tick(self._states[index], self._context)
+            if outcome is not None:
+                return index + 1, outcome.update
+        return None
+
+    def expire(self, now: float) -> None:
+        """Forget the timers that this tick answers."""
+        self.timers = [at for at in self.timers if at > now]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All states and timers, as a plain tree."""
+        return {
+            "chain": [tree.dump(state) for state in self._states],
+            "step": tree.dump(self._step_state),
+            "timers": list(self.timers),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring all states back, in place where that is possible."""
+        saved = zip(self._states, state["chain"], strict=True)
+        self._states = [tree.load(own, plain) for own, plain in saved]
+        self._step_state = tree.load(self._step_state, state["step"])
+        self.timers = list(state["timers"])
