@@ -344,6 +344,16 @@ class ServerMachine(RuleBasedStateMachine):
             assert spread <= gate.bound + 1
 
     @invariant()
+    def stale_jobs_were_cancelled(self) -> None:
+        delays = [self.version - base for _, base in self.jobs.values()]
+        gate = self.gate
+        if isinstance(gate, core.CancelStale):
+            assert all(delay < gate.bound for delay in delays)
+            gate = gate.gate
+        if isinstance(gate, core.Bulk):
+            assert not any(delays)
+
+    @invariant()
     def every_job_ends_once(self) -> None:
         assert len(self.seen_jobs) == len(self.jobs) + self.ended.total()
         counts = self.server.counts
