@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -94,6 +95,7 @@ def compare(
         )
     goal = until(target=target).target if target is not None else stop.target
     stop = replace(stop, target=goal)
+    names = _folder_names(contenders)
     results: list[Result] = []
     for seed in seeds:
         for label, contender in contenders.items():
@@ -108,7 +110,7 @@ def compare(
                     contender.algorithm,
                     stop=stop,
                     seed=seed,
-                    folder=None if folder is None else run_folder(folder, label, seed),
+                    folder=None if folder is None else Path(folder) / f"{names[label]}-seed{seed}",
                     label=label,
                     **chosen,
                 )
@@ -118,9 +120,20 @@ def compare(
     return _gather(results, goal, folder)
 
 
-def run_folder(folder: str | Path, label: str, seed: int) -> Path:
-    """Where a comparison keeps one of its runs."""
-    return Path(folder) / f"{label}-seed{seed}"
+def _folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """A name for each label that every system takes and that no other label has."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for label in labels:
+        name = base = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.")[:60] or "run"
+        number = 1
+        # Some systems ignore the case.
+        while name.lower() in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.lower())
+        names[label] = name
+    return names
 
 
 def _gather(results: list[Result], goal: Target | None, folder: str | Path | None) -> Comparison:

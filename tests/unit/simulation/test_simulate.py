@@ -1,0 +1,264 @@
+"""The front door: arguments and their refusals, the result, the folder, and what watches."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+import headway as hw
+from headway import algorithms, core
+from headway.core.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    RunFolderError,
+    UnknownNameError,
+)
+from headway.observe import RunFolder, log_hash, weights_hash
+from headway.simulation import population, until
+from tests.simulation_kit import Chase, perceptron_task
+
+DELTA = algorithms.async_delta()
+STOP = until(updates=20)
+
+
+def simulate(task: Any = None, algorithm: Any = DELTA, **options: Any) -> hw.Result:
+    return hw.simulate(
+        Chase([1.0] * 4) if task is None else task, algorithm, **{"stop": STOP, **options}
+    )
+
+
+# What it refuses, before anything was trained.
+
+
+def test_more_in_flight_than_clients_names_both_numbers() -> None:
+    with pytest.raises(ConfigurationError, match="more clients in flight than there are") as error:
+        simulate(concurrency=9)
+    assert "9" in str(error.value.got)
+    assert "4" in str(error.value.expected)
+    assert "4" in str(error.value.help)
+
+
+def test_only_clients_with_data_count() -> None:
+    task = Chase([1.0] * 4, sizes=[1, 0, 1, 1])
+    with pytest.raises(ConfigurationError, match="more clients in flight") as error:
+        simulate(task, concurrency=4)
+    assert "at most 3" in str(error.value.expected)
+    simulate(task, concurrency=3)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [algorithms.fedavg(clients_per_round=5), algorithms.minibatch_sgd(num_workers=5)],
+)
+def test_a_round_larger_than_the_population_names_both_numbers(algorithm: core.Algorithm) -> None:
+    with pytest.raises(ConfigurationError, match="needs more clients than there are") as error:
+        simulate(algorithm=algorithm)
+    assert algorithm.name in error.value.message
+    assert "4" in str(error.value.got)
+    assert "5" in str(error.value.expected)
+
+
+def test_more_over_selection_than_clients_starts_them_all() -> None:
+    algorithm = algorithms.fedavg(clients_per_round=3, over_selection=2.0)
+    assert simulate(algorithm=algorithm, stop=until(versions=3)).counts["cancelled"] == 3
+
+
+def test_a_task_in_which_nobody_has_data_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="needs more clients than there are"):
+        simulate(Chase([1.0, 1.0], sizes=[0, 0]))
+
+
+def test_a_population_of_another_size_names_both_numbers() -> None:
+    with pytest.raises(ConfigurationError, match="same number of clients") as error:
+        simulate(population=population.constant(5))
+    assert "a task with 4, a population with 5" in str(error.value.got)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"record": "everything"}, UnknownNameError, "unknown recording"),
+        ({"stop": 100}, ArgumentTypeError, "does not say when the run ends"),
+        ({"algorithm": algorithms.fedbuff}, ArgumentTypeError, "not an algorithm"),
+        ({"evaluate_every": 0}, ConfigurationError, "updates cannot be 0"),
+        ({"evaluate_every": 2.5}, ArgumentTypeError, "whole number"),
+        ({"concurrency": 0}, ConfigurationError, "concurrency"),
+        (
+            {"concurrency": 2, "scheduler": core.FirstCome()},
+            ConfigurationError,
+            "either a scheduler or a concurrency",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    task = Chase([1.0] * 4)
+    with pytest.raises(error, match=words):
+        simulate(task, **options)
+    assert task.trained == []
+
+
+# The result.
+
+
+def test_the_result_says_what_was_run_and_what_came_of_it() -> None:
+    task = Chase([1.0] * 4, broken=[2])
+    result = simulate(
+        task,
+        algorithms.fedbuff(buffer_size=3),
+        population=population.with_dropout(population.exponential(4, mean_s=1.0), 0.1),
+        concurrency=3,
+        stop=until(updates=200),
+        seed=5,
+        label="a label",
+    )
+    assert (result.label, result.algorithm, result.task, result.seed) == (
+        "a label",
+        "fedbuff",
+        "chase",
+        5,
+    )
+    assert (result.num_clients, result.concurrency, result.synchronous) == (4, 3, False)
+    assert result.population["dropout"] == 0.1
+    assert result.settings["buffer_size"] == 3
+    counts = result.counts
+    assert counts["updates"] == 200 == result.updates
+    assert counts["applied"] + counts["buffered"] + counts["rejected"] == 200
+    assert counts["rejected:not_finite"] == counts["rejected"] > 0
+    assert counts["applied"] == result.versions
+    assert counts["lost"] == sum(client.lost for client in result.clients.values()) > 0
+    assert sum(result.staleness.values()) == counts["applied"] + counts["buffered"]
+    assert result.examples == 200 + counts["lost"]
+    assert result.discarded_examples == counts["rejected"] + counts["lost"]
+    assert any("not finite" in warning for warning in result.warnings)
+    assert result.parameters is not None
+    assert result.weights_hash == weights_hash(result.parameters)
+    assert result.log_hash == log_hash(result.events)
+    assert str(result)
+
+
+def test_the_default_population_takes_one_second_a_job_and_all_train() -> None:
+    result = simulate(stop=until(virtual_time_s=3.0))
+    assert (result.updates, result.concurrency, result.population["name"]) == (12, None, "constant")
+
+
+def test_synchronous_runs_say_so() -> None:
+    assert simulate(algorithm=algorithms.fedavg(clients_per_round=2)).synchronous
+
+
+def test_clients_without_data_are_warned_of() -> None:
+    result = simulate(Chase([1.0] * 4, sizes=[1, 0, 1, 0]))
+    assert "2 clients have no data and never train" in result.warnings
+    assert simulate().warnings == []
+
+
+def test_buffers_of_a_model_are_in_the_result() -> None:
+    result = simulate(Chase([1.0] * 4, has_buffers=True))
+    assert result.buffers is not None
+    assert result.parameters is not None
+    assert result.weights_hash == weights_hash(result.parameters, result.buffers)
+
+
+# The folder.
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    task = Chase([1.0] * 4)
+    for folder in (tmp_path, tmp_path / "file" / "run"):
+        with pytest.raises(RunFolderError):
+            simulate(task, folder=folder)
+    assert task.trained == []
+
+
+def test_a_folder_holds_all_of_the_run(tmp_path: Any) -> None:
+    result = simulate(perceptron_task(), folder=tmp_path / "run", evaluate_every=7)
+    opened = RunFolder.open(tmp_path / "run")
+    assert opened.config()["algorithm"]["name"] == "async_delta"
+    assert opened.config()["run"]["seed"] == 0
+    loaded = opened.result()
+    assert list(opened.points()) == result.history == loaded.history
+    assert loaded.log_hash == result.log_hash == log_hash(opened.events())
+    assert loaded.parameters is not None
+    assert torch.equal(loaded.parameters, result.parameters)
+    assert len(result.events) == len(loaded.events) > 20
+
+
+def test_a_folder_with_payloads_can_be_replayed(tmp_path: Any) -> None:
+    task = perceptron_task()
+    result = simulate(task, record="payloads", folder=tmp_path / "run", evaluate_every=7)
+    opened = RunFolder.open(tmp_path / "run")
+    initial = opened.initial().tensors["payload"]
+    assert torch.equal(initial, task.start(0, torch.device("cpu")).parameters)
+    server = core.Server(initial, DELTA, scheduler=core.RandomOrder(), layout=task.layout)
+    core.replay(server, opened.events(payloads=True))
+    assert weights_hash(server.parameters) == result.weights_hash
+    # The payloads are in the folder; what is in memory holds the rest.
+    arrived = [event for event in result.events if isinstance(event, core.Submitted)]
+    assert [event.payload for event in arrived] == [None] * 20
+
+
+def test_a_run_that_breaks_leaves_its_log(tmp_path: Any) -> None:
+    class Breaks(Chase):
+        def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
+            if len(self.trained) > 10:
+                raise ZeroDivisionError
+            return {"value": float(parameters[0])}
+
+    with pytest.raises(ZeroDivisionError):
+        simulate(Breaks([1.0] * 4), folder=tmp_path / "run", evaluate_every=5)
+    opened = RunFolder.open(tmp_path / "run")
+    assert not opened.has_result
+    assert [point.updates for point in opened.points()] == [0, 5, 10]
+    assert sum(isinstance(event, core.Submitted) for event in opened.events()) == 15
+
+
+# Whoever watches.
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.infos: list[Any] = []
+        self.snapshots: list[Any] = []
+        self.points: list[Any] = []
+        self.results: list[Any] = []
+
+    def started(self, info: Any) -> None:
+        self.infos.append(info)
+
+    def progress(self, snapshot: Any) -> None:
+        self.snapshots.append(snapshot)
+
+    def evaluated(self, point: Any) -> None:
+        self.points.append(point)
+
+    def finished(self, result: Any) -> None:
+        self.results.append(result)
+
+
+@pytest.mark.parametrize("limits", [{"updates": 20}, {"updates": 20, "wall_time_s": 3600.0}])
+def test_observers_are_told_how_the_run_goes_on(limits: dict[str, Any]) -> None:
+    watcher = Watcher()
+    result = simulate(observers=[watcher], evaluate_every=10, label="x", stop=until(**limits))
+    (info,) = watcher.infos
+    assert (info.label, info.task, info.num_clients, info.concurrency) == ("x", "chase", 4, None)
+    assert info.stop.startswith("updates >= 20")
+    assert watcher.points == result.history
+    assert watcher.results == [result]
+    assert watcher.snapshots[-1].updates == 20
+    assert watcher.snapshots[-1].fraction_done == 1.0
+    assert all(snapshot.in_flight <= 4 for snapshot in watcher.snapshots)
+    # Three evaluations, and a few a second: not one for each update.
+    assert len(watcher.snapshots) < 15
+
+
+def test_in_another_thread_no_signal_is_touched() -> None:
+    results: list[hw.Result] = []
+    thread = threading.Thread(target=lambda: results.append(simulate()))
+    thread.start()
+    thread.join(timeout=60)
+    assert [result.updates for result in results] == [20]
