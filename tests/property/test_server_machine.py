@@ -377,7 +377,7 @@ GATES: dict[str, Callable[[], tuple[core.Gate, bool]]] = {
     "ssp": lambda: (core.StaleSynchronous(1), False),
     "ssp-zero": lambda: (core.StaleSynchronous(0), True),
     "cancel": lambda: (core.CancelStale(2), False),
-    "cancel-ssp": lambda: (core.CancelStale(2, core.StaleSynchronous(1)), False),
+    "cancel-ssp": lambda: (core.CancelStale(1, core.StaleSynchronous(1)), False),
     "cancel-bulk": lambda: (core.CancelStale(1, core.Bulk(BUFFER, over_selection=2.0)), True),
 }
 SCHEDULERS: dict[str, core.Scheduler] = {
