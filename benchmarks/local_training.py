@@ -114,7 +114,8 @@ def measure(work: dict[str, Callable[[], Any]], seconds: float) -> dict[str, lis
     for function in work.values():
         function()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    # Twice at least, or there is no range.
+    while time.perf_counter() < end or len(times["naive"]) < 2:
         for name, function in work.items():
             begin = time.perf_counter()
             function()

@@ -1,0 +1,52 @@
+"""Each benchmark runs in a short form, and prints its table. What it measures is not judged here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+
+# The smallest arguments that each takes, and words of the first line of its table.
+SHORT = {
+    "local_training": (["--seconds", "0.02"], "jobs/s"),
+    "null_model": (
+        ["--clients", "100", "1000", "--completions", "500", "--repeats", "1"],
+        "completions/s",
+    ),
+    "server_apply": (["--sizes", "1000", "20000", "--repeats", "2"], "GB/s"),
+}
+
+
+def run(name, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_every_benchmark_has_a_short_form():
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py") if not path.stem.startswith("_")}
+    assert set(SHORT) == scripts, "say in SHORT how to run it with little work"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
+def test_it_prints_its_table(name, monkeypatch, capsys):
+    arguments, words = SHORT[name]
+    printed = run(name, arguments, monkeypatch, capsys)
+    assert words in printed
+    # The heading says with what it was measured.
+    assert printed.startswith("torch ")
+    assert len(printed.splitlines()) > 4
+
+
+@pytest.mark.parametrize("name", ["null_model", "server_apply"])
+def test_it_prints_the_same_as_json(name, monkeypatch, capsys):
+    printed = json.loads(run(name, [*SHORT[name][0], "--json"], monkeypatch, capsys))
+    rows = printed["rows"] if isinstance(printed, dict) else printed
+    assert len(rows) >= 4
+    assert all(len(row) == len(rows[0]) for row in rows)
