@@ -173,9 +173,10 @@ def find_fault(update: Update, version: int, context: Context) -> str | None:
         return "wrong_type"
     if payload.dtype is not parameters.dtype:
         return "wrong_dtype"
-    fault = _size_fault(update, context)
-    if fault is not None:
-        return fault
+    if update.fragment is not None or payload.shape != parameters.shape:
+        fault = _size_fault(update, context)
+        if fault is not None:
+            return fault
     if payload.device != parameters.device:
         return "wrong_device"
     if not 0.0 <= update.weight < float("inf"):

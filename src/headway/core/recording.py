@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from headway.core.events import CheckedOut, Event, Lost, Registered, Submitted, Ticked, Waited
-from headway.core.update import NO_METRICS, Cancel, Effect, Receipt, Update
+from headway.core.update import NO_METRICS, Cancel, Effect, Receipt, Update, Wake
 
 __all__ = ["Recorder", "Recording"]
 
@@ -88,7 +88,7 @@ class Recorder:
                 update.num_examples,
                 update.num_steps,
                 dict(update.metrics) if update.metrics else NO_METRICS,
-                _cancelled(receipt.effects) if receipt.effects else (),
+                _cancelled(receipt.effects),
                 again,
                 update.weight,
                 update.fragment,
@@ -99,5 +99,8 @@ class Recorder:
         )
 
 
-def _cancelled(effects: Iterable[Effect]) -> tuple[int, ...]:
+def _cancelled(effects: Sequence[Effect]) -> tuple[int, ...]:
+    # The server cancels before it wakes, so most replies are told apart by their first effect.
+    if not effects or type(effects[0]) is Wake:
+        return ()
     return tuple([effect.job for effect in effects if type(effect) is Cancel])

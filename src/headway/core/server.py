@@ -263,10 +263,10 @@ class Server:
         if reopened:
             roster.reopen()
         roster.wake(effects)
-        receipt = Receipt(status, reason, staleness, weight, context.version, job.id, answer)
+        receipt = Receipt(
+            status, reason, staleness, weight, context.version, job.id, answer, tuple(effects)
+        )
         worker.remember(receipt)
-        if effects:
-            receipt = Receipt(*receipt[:-1], tuple(effects))
         self.counts[status] += 1
         self._recorder.submitted(context.now, update, receipt, again)
         return receipt
@@ -440,9 +440,11 @@ class Server:
         reason = "unknown_worker" if worker is None else "unknown_job"
         for receipt in worker.receipts if worker is not None else ():
             if receipt.job == update.sequence:
+                # Its effects were carried out when it was first given.
+                again = receipt._replace(effects=())
                 self.counts["duplicates"] += 1
-                self._recorder.submitted(self.now, update, receipt, False, duplicate=True)
-                return receipt
+                self._recorder.submitted(self.now, update, again, False, duplicate=True)
+                return again
         receipt = Receipt("rejected", reason, 0, 0.0, self.version, update.sequence)
         self.counts["rejected"] += 1
         self._recorder.submitted(self.now, update, receipt, False)

@@ -90,11 +90,10 @@ class _Flight:
 
     client: int
     version: int
-    fragment: int | None
+    work: WorkOrder
     dispatched_at: float
     duration_s: float
     handle: int
-    work: WorkOrder
 
 
 class Engine:
@@ -224,7 +223,7 @@ class Engine:
         result = self.executor.finish(job)
         client = flight.client
         if self._replicas is not None:
-            result = self._replicas.train(client, result, flight.fragment)
+            result = self._replicas.train(client, result, flight.work.fragment)
         update = Update(
             result.payload,
             flight.version,
@@ -233,7 +232,7 @@ class Engine:
             result.num_examples,
             result.num_steps,
             1.0,
-            flight.fragment,
+            flight.work.fragment,
             result.buffers,
             result.metrics,
         )
@@ -320,9 +319,7 @@ class Engine:
             self.tally.send(ticket.parameters, ticket.buffers)
         priority = LOSS if self._times.drops(client, number) else COMPLETION
         handle = self.queue.push(now + duration_s, priority, job)
-        self._flights[job] = _Flight(
-            client, ticket.version, ticket.work.fragment, now, duration_s, handle, ticket.work
-        )
+        self._flights[job] = _Flight(client, ticket.version, ticket.work, now, duration_s, handle)
         if len(self._flights) > self.tally.peak_in_flight:
             self.tally.peak_in_flight = len(self._flights)
 
