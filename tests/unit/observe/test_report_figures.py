@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core import Lost, Ticked
-from headway.observe import AXES
+from headway.observe import AXES, ClientCount
 from headway.observe.html.curves import Curve, band_of, curve_of, thinned
 from headway.observe.html.jobs import in_flight, read_jobs
 from headway.observe.html.plot import SIDE, area_path, step_path
@@ -250,6 +250,20 @@ def test_quantiles_are_those_of_the_result(counts: dict[int, int]) -> None:
     expected = [result.staleness_quantile(share) for share in (0.5, 0.95, 1.0)]
     said = "median {}, 95 % up to {}, at most {}".format(*expected)
     assert said in read(result).text
+
+
+def test_updates_per_client_are_sorted_and_complete() -> None:
+    clients = {
+        3: ClientCount(5, accepted=2, rejected=1, cancelled=1, lost=1),
+        1: ClientCount(9, accepted=8),
+    }
+    page = read(made(clients=clients, num_clients=4))
+    assert "median 1, 0 to 8; 2 clients never trained" in page.text
+    (wasted,), areas = page.all_of("path", "wasted"), page.all_of("path", "area")
+    tops = [y for _, y in corners(areas[-1]["d"])]
+    # Of eight: all, a quarter, nothing; and on top of the quarter three that were thrown away.
+    assert {0, SIDE * 6 // 8, SIDE} <= set(tops)
+    assert SIDE * 3 // 8 in {y for _, y in corners(wasted["d"])}
 
 
 def test_only_axes_that_moved_can_be_chosen() -> None:

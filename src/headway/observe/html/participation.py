@@ -25,7 +25,7 @@ def participation(groups: Sequence[Group]) -> Html:
     """Sorted bars of the updates per client, and how much of the room for work was used."""
     shown = groups[:_MAX_GROUPS]
     counted = [(group, _counts(group.runs[0])) for group in shown]
-    top = max((int(counts[0]) for _, counts in counted if len(counts)), default=0)
+    top = max((taken + wasted for _, counts in counted for taken, wasted in counts), default=0)
     note = (
         "One step per client, of the first seed, those with the most updates first. The pale part "
         "is work that was thrown away: rejected, cancelled or lost."
@@ -35,34 +35,33 @@ def participation(groups: Sequence[Group]) -> Html:
     if top == 0:
         sorted_bars = element("p", "No client was counted in these runs.", class_="empty")
     else:
-        figures = [_sorted_bars(group, top) for group in shown]
+        figures = [_sorted_bars(group, counts, top) for group, counts in counted]
         sorted_bars = join(
             element("div", figures, class_="grid"), element("p", note, class_="note")
         )
     return join(_idle(shown), element("h3", "Updates per client"), sorted_bars)
 
 
-def _counts(run: Result) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Jobs given to each client, all clients, the largest number first."""
-    given = sorted((count.dispatched for count in run.clients.values()), reverse=True)
-    return np.array(given, dtype=np.int64)
+def _counts(run: Result) -> list[tuple[int, int]]:
+    """Of each client the updates that were taken and the jobs thrown away, the busiest first."""
+    counts = [
+        (count.accepted, count.rejected + count.cancelled + count.lost)
+        for count in run.clients.values()
+    ]
+    counts += [(0, 0)] * max(0, run.num_clients - len(counts))
+    return sorted(counts, reverse=True)
 
 
-def _sorted_bars(group: Group, top: int) -> Html:
-    run = group.runs[0]
+def _sorted_bars(group: Group, counts: list[tuple[int, int]], top: int) -> Html:
     caption = [key(group), " ", element("b", group.label)]
-    if not run.clients:
+    if not group.runs[0].clients:
         return figure(element("p", "No client trained.", class_="empty"), caption=caption)
-    clients = sorted(
-        ((count.accepted, count.dispatched) for count in run.clients.values()), reverse=True
-    )
-    clients += [(0, 0)] * max(0, run.num_clients - len(clients))
-    at = np.unique(np.linspace(0, len(clients) - 1, min(len(clients), _MAX_STEPS)).astype(int))
-    edges = np.append(at, len(clients)) / len(clients)
+    at = np.unique(np.linspace(0, len(counts) - 1, min(len(counts), _MAX_STEPS)).astype(int))
+    edges = np.append(at, len(counts)) / len(counts)
     scale = Scale(0.0, float(top))
-    taken = scale.places(np.array([clients[i][0] for i in [*at, at[-1]]], dtype=np.float64))
-    given = scale.places(np.array([clients[i][1] for i in [*at, at[-1]]], dtype=np.float64))
-    told = _told(run, [accepted for accepted, _ in clients])
+    chosen = np.array([counts[i] for i in [*at, at[-1]]], dtype=np.float64)
+    taken, given = scale.places(chosen[:, 0]), scale.places(chosen.sum(axis=1))
+    told = _told(group.runs[0], [accepted for accepted, _ in counts])
     return figure(
         plot(
             label=f"Updates per client with {group.label}: {told}",
@@ -71,7 +70,7 @@ def _sorted_bars(group: Group, top: int) -> Html:
                 element("path", d=area_path(edges, taken * 0, taken), class_=f"area {group.css}"),
             ],
             x=[Tick(0.0, "most"), Tick(1.0, "fewest")],
-            y=[tick for tick in scale.ticks(4) if "." not in tick.text or top >= 1000],
+            y=scale.ticks(min(4, top)),
             height=160,
             class_="ends",
         ),

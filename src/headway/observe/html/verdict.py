@@ -96,15 +96,16 @@ def _to_goal(groups: Sequence[Group], goal: Goal) -> str:
     (best, winner), *others = complete
     rival = _rival(winner, others)
     if rival is None:
-        said = f"{mean_and_std(axis, best)} {_OF[axis]} ({_how_many([winner])})"
+        said = f"{_whole(axis, best)} {_OF[axis]} ({_how_many([winner])})"
         return f"{winner.label} reached {goal} after {said}." + _list(partial)
     other, loser = rival
     compared = _ratio(best.mean, other.mean, axis)
-    brackets = (
-        f"{mean_and_std(axis, best)} against {mean_and_std(axis, other)}, "
-        f"{_how_many([winner, loser])}"
-    )
+    brackets = f"{_whole(axis, best)} against {_whole(axis, other)}, {_how_many([winner, loser])}"
     return f"{winner.label} reached {goal} {compared} {loser.label} ({brackets})." + _list(partial)
+
+
+def _whole(axis: str, spread: Spread) -> str:
+    return mean_and_std(axis, spread).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _clock(groups: Sequence[Group]) -> str:
