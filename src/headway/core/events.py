@@ -54,7 +54,11 @@ class Waited(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """An update arrived; the fields after ``job`` are those of its receipt and of the update."""
+    """An update arrived; the fields after ``job`` are those of its receipt and of the update.
+
+    ``again``: the worker asked for its next job in the same trip. A job that was submitted before
+    has ``"duplicate"`` as its reason.
+    """
 
     time: float
     worker: str

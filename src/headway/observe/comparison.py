@@ -54,8 +54,12 @@ class Spread(NamedTuple):
         found = list(values)
         if not found or not all(map(isfinite, found)):
             return None
-        std = stdev(found) if len(found) > 1 else None
-        return cls(fmean(found), std, min(found), max(found), len(found))
+        # A loss that diverged may be so large that the sum, or a square, is no float any more.
+        largest = max(map(abs, found))
+        scale = largest if largest > 1e150 else 1.0
+        scaled = [value / scale for value in found]
+        std = stdev(scaled) * scale if len(found) > 1 else None
+        return cls(fmean(scaled) * scale, std, min(found), max(found), len(found))
 
 
 class Row(NamedTuple):
@@ -192,7 +196,7 @@ class Comparison:
         """
         from headway.observe.report import write_report
 
-        return write_report(path, self.results, target=self.target)
+        return write_report(path, self.results, target=self.target, direction=self.direction)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.groups)}: {len(self.results)} runs)"

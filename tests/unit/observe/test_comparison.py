@@ -153,3 +153,10 @@ def test_a_spread_is_that_of_the_statistics_module(values: list[float]) -> None:
 def test_no_spread_of_what_is_no_number() -> None:
     assert Spread.of([]) is None
     assert Spread.of([1.0, float("nan")]) is None
+
+
+def test_diverged_losses_still_have_a_spread():
+    spread = Spread.of([1.5e308, 1.7e308])
+    assert spread is not None
+    assert spread.mean == pytest.approx(1.6e308)
+    assert spread.std == pytest.approx(0.2e308 / 2**0.5)
