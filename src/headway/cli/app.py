@@ -61,19 +61,25 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headway {__version__}")
+        raise typer.Exit
+
+
 @app.callback(help="Asynchronous training for PyTorch: workers never wait for each other.")
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Print the full traceback of an error.")
     ] = False,
 ) -> None:
-    """Handle the options before the command."""
-    if version:
-        typer.echo(f"headway {__version__}")
-        raise typer.Exit
+    """Take the options before the command; :class:`_Root` looks at ``debug``."""
 
 
 app.command()(simulate)

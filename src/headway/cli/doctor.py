@@ -34,6 +34,7 @@ def doctor(as_json: AsJson = False) -> None:
 def _print(findings: list[Finding]) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        fold(f"{finding.status:<9}{finding.name:<{width}}  ", finding.found)
+        fold(f"{finding.status:<9}{finding.name}", finding.found, indent=width + 11)
         if finding.help:
-            fold(" " * (width + 11), finding.help)
+            # Not folded: a command shall be whole where it is copied from.
+            typer.echo(" " * (width + 11) + finding.help)

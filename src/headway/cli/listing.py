@@ -41,9 +41,9 @@ def list_names(what: What, as_json: AsJson = False) -> None:
     for number, factory in enumerate(found):
         typer.echo(("\n" if number else "") + f"{factory.name}\n    {factory.summary}")
         rows = [_columns(option) for option in factory.own.values()]
-        width = max((len(setting) for setting, _ in rows), default=0)
+        longest = max((len(setting) for setting, _ in rows), default=0)
         for setting, text in rows:
-            fold(f"    {setting:<{width}}  ", text)
+            fold(f"    {setting}", text, indent=6 + min(longest, 24))
 
 
 def _columns(option: Option) -> tuple[str, str]:

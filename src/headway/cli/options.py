@@ -68,18 +68,19 @@ def say_json(tree: Any) -> None:
     typer.echo(dumps(tree, indent=2))
 
 
-def fold(head: str, text: str) -> None:
-    """Print a text in the columns right of its head, or below it where those are too few.
+def fold(head: str, text: str, *, indent: int) -> None:
+    """Print a text in the columns right of its head, or below a head that is too long for that.
 
     Args:
         head: What stands left of it.
         text: The text, folded to the width of the terminal.
+        indent: Where the text begins.
     """
-    width = shutil.get_terminal_size().columns
-    if width - len(head) < 30:
+    width = max(20, shutil.get_terminal_size().columns - indent)
+    lines = textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+    if not lines or len(head) + 2 > indent:
         typer.echo(head.rstrip())
-        head = " " * 8
-    lines = textwrap.wrap(text, max(20, width - len(head))) or [""]
-    typer.echo(f"{head}{lines[0]}".rstrip())
-    for line in lines[1:]:
-        typer.echo(" " * len(head) + line)
+    else:
+        typer.echo(f"{head:<{indent}}{lines.pop(0)}")
+    for line in lines:
+        typer.echo(" " * indent + line)

@@ -125,7 +125,11 @@ def _skip_string(text: str, position: int) -> int:
     position += len(quote)
     while position < len(text) and not text.startswith(quote, position):
         position += 2 if text[position] == "\\" and quote[0] == '"' else 1
-    return position + len(quote)
+    position += len(quote)
+    # Up to two quotes may stand right before the three that end a long text.
+    while len(quote) == 3 and text.startswith(quote[0], position):
+        position += 1
+    return position
 
 
 def _line_end(text: str, position: int) -> int:

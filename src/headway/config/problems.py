@@ -147,13 +147,25 @@ def relocated(table: Path, options: Mapping[str, Any], place: Place) -> Iterator
     try:
         yield
     except UsageError as error:
-        said = f"{error.where or ''} {error.message}"
-        about = [name for name in options if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
-        path = (*table, about[0]) if about else table
-        error.where = place(path)
-        if about and not isinstance(options[about[0]], Mapping):
-            error.got = assignment(about[0], options[about[0]])
+        name = _option_meant(error, options)
+        error.where = place(table if name is None else (*table, name))
+        if name is not None and not isinstance(options[name], Mapping):
+            error.got = assignment(name, options[name])
         raise
+
+
+def _option_meant(error: HeadwayError, options: Mapping[str, Any]) -> str | None:
+    """Which option an error is about: the one that it names, or else the one with its value."""
+    said = f"{error.where or ''} {error.message}"
+    for name in options:
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said):
+            return name
+    # A part of an algorithm may know the option by a shorter name: `size` of a `buffer_size`.
+    same = [name for name, value in options.items() if repr(value) == str(error.got)]
+    if len(same) != 1:
+        return None
+    error.message = re.sub(r"`\w+`", f"`{same[0]}`", error.message, count=1)
+    return same[0]
 
 
 def _advice(value: Any, expected: str | None) -> str | None:

@@ -1,0 +1,100 @@
+"""`headway replay` and `headway report`, on whole and on damaged runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import headway as hw
+
+
+@pytest.fixture
+def run(headway, here):
+    assert headway("simulate", "quick.toml", "--record", "payloads", "--out", "run").code == 0
+    return here / "run"
+
+
+def test_a_replay_is_bit_identical(headway, run):
+    done = headway("replay", "run")
+    assert done.code == 0
+    assert done.out.startswith("bit-identical: ")
+    told = json.loads(headway("replay", "run", "--json").out)
+    assert told["weights_hash"] == hw.Result.load(run).weights_hash
+    assert told["events"] == len((run / "events.jsonl").read_text().splitlines())
+
+
+def test_a_model_on_data_is_replayed_without_the_data(headway, here, monkeypatch):
+    headway("simulate", "digits.toml", "--record", "payloads", "--out", "digits")
+    monkeypatch.setattr("headway.data.packaged.find_spec", lambda name: None)
+    assert headway("replay", "digits").code == 0
+
+
+def test_a_run_without_payloads_cannot_be_replayed(headway):
+    headway("simulate", "quick.toml", "--out", "run")
+    done = headway("replay", "run")
+    assert done.code == 1
+    assert "--record payloads" in done.err
+
+
+def test_another_seed_is_not_the_same_run(headway, run):
+    path = run / "config.toml"
+    path.write_text(path.read_text().replace("buffer_size = 2", "buffer_size = 3"))
+    done = headway("replay", "run")
+    assert done.code == 1
+    assert "does not follow from the events before it" in done.err
+
+
+def test_a_damaged_log_names_file_and_line(headway, run):
+    path = run / "events.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[6] = lines[6][: len(lines[6]) // 2] + "\n"
+    path.write_text("".join(lines))
+    for command in (["replay", "run"], ["report", "run"]):
+        done = headway(*command)
+        assert done.code == 1
+        assert "events.jsonl, line 7" in done.err
+        assert "help" in done.err
+
+
+def test_a_damaged_payload_is_found(headway, run):
+    path = run / "payloads.bin"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = headway("replay", "run")
+    assert done.code == 1
+    assert "payloads.bin" in done.err
+
+
+def test_a_run_made_in_python_is_replayed_in_python(headway, here):
+    hw.simulate(
+        *(hw.tasks.quadratic(dim=3, num_clients=4), hw.algorithms.fedbuff(buffer_size=2)),
+        stop=hw.until(updates=8), folder=here / "python", record="payloads",
+    )  # fmt: skip
+    done = headway("replay", "python")
+    assert done.code == 2
+    assert "headway.core.replay" in done.err
+
+
+def test_a_report_of_one_run_lies_in_its_folder(headway, run):
+    (run / "report.html").unlink()
+    done = headway("report", "run")
+    assert (done.code, done.out.strip()) == (0, "run/report.html")
+    assert (run / "report.html").read_text().startswith("<!")
+
+
+def test_a_report_of_several_runs_and_comparisons(headway, run, here):
+    headway("compare", "quick.toml", "--out", "race")
+    done = headway("report", "run", "race", "--out", "both.html", "--json")
+    assert done.code == 0
+    assert len(json.loads(done.out)["runs"]) == 5
+    assert (here / "both.html").is_file()
+
+
+def test_what_is_no_run_folder(headway, here):
+    (here / "empty").mkdir()
+    for command in ("replay", "report"):
+        done = headway(command, "empty")
+        assert done.code == 1
+        assert "not a run folder" in done.err
