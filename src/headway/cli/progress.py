@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TextIO, final
 
 from rich.console import Console, RenderableType
@@ -27,6 +28,14 @@ LINE_EVERY_S: Final = 2.0
 ROWS: Final = 16
 """So many runs are shown at once; of more, those around the present one."""
 
+WIDE: Final = 100
+"""A terminal of so many columns has room for the whole table."""
+
+BAR: Final = 10
+"""Columns of the bar."""
+
+_REACHED: Final = "target reached"
+
 
 @contextmanager
 def progress(runs: Sequence[tuple[str, int]], *, silent: bool) -> Iterator[Sequence[Observer]]:
@@ -44,7 +53,8 @@ def progress(runs: Sequence[tuple[str, int]], *, silent: bool) -> Iterator[Seque
         yield ()
     elif console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI"):
         table = LiveTable(runs)
-        with Live(console=console, refresh_per_second=5, get_renderable=table.render):
+        show = partial(_render, table, console)
+        with Live(console=console, refresh_per_second=5, get_renderable=show):
             yield (table,)
         console.print()
     else:
@@ -128,55 +138,65 @@ class LiveTable:
         """Show how the run ended."""
         self._rows[self._now].result = result
 
-    def render(self) -> Table:
-        """The table as of now."""
+    def render(self, width: int = WIDE) -> Table:
+        """The table as of now.
+
+        Args:
+            width: Of the terminal, in columns; a narrow one gets fewer of the table's.
+        """
         metrics = list(
             dict.fromkeys(
                 name for row in self._rows if row.snapshot for name in row.snapshot.metrics
             )
         )
+        is_wide = width >= WIDE
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
         table.add_column("run", no_wrap=True)
-        for name in ("seed", "updates", "per s", "staleness", *metrics, "in flight"):
+        table.add_column("seed", justify="right", no_wrap=True)
+        for name in ("updates", "per s", "staleness", *metrics, *(["in flight"] * is_wide)):
             # Columns that grow with their numbers would make the whole table jump.
-            table.add_column(name, justify="right", no_wrap=True, min_width=7)
-        table.add_column("", width=12)
-        table.add_column("left", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=True, min_width=max(6, len(name)))
+        if is_wide:
+            table.add_column("", width=BAR)
+        table.add_column("left", no_wrap=True, min_width=len(_REACHED))
         first = max(0, min(self._now - ROWS // 2, len(self._rows) - ROWS))
         for row in self._rows[first : first + ROWS]:
-            table.add_row(*self._cells(row, metrics))
+            table.add_row(*self._cells(row, metrics, is_wide=is_wide))
         if len(self._rows) > ROWS:
             done = sum(row.result is not None for row in self._rows)
             table.caption = f"{done} of {len(self._rows)} runs done"
         return table
 
-    def _cells(self, row: _Row, metrics: Sequence[str]) -> list[RenderableType]:
-        snapshot = row.snapshot
+    def _cells(self, row: _Row, metrics: Sequence[str], *, is_wide: bool) -> list[RenderableType]:
+        snapshot, result = row.snapshot, row.result
         if snapshot is None:
-            # An empty row too has as many cells as there are columns.
-            style = "dim" if self._now < 0 or row is not self._rows[self._now] else ""
-            return [Text(row.label, style), Text(str(row.seed), style), *[""] * (len(metrics) + 6)]
+            is_now = self._now >= 0 and row is self._rows[self._now]
+            style = "" if is_now else "dim"
+            return [Text(row.label, style), Text(str(row.seed), style)]
         values = [
             compact(snapshot.metrics[name], 3) if name in snapshot.metrics else ""
             for name in metrics
         ]
-        updates = row.result.updates if row.result else snapshot.updates
+        flight: list[RenderableType] = [str(snapshot.in_flight), _bar(snapshot)]
         return [
             row.label,
             str(row.seed),
-            number(updates),
+            number(result.updates if result else snapshot.updates),
             compact(snapshot.updates_per_s, 3),
             f"{snapshot.mean_staleness:.1f}",
             *values,
-            "" if row.result else str(snapshot.in_flight),
-            "" if row.result else _bar(snapshot),
-            _outcome(row.result) if row.result else _left(snapshot),
+            *((["", ""] if result else flight) if is_wide else []),
+            _outcome(result) if result else _left(snapshot),
         ]
+
+
+def _render(table: LiveTable, console: Console) -> Table:
+    return table.render(console.width)
 
 
 def _bar(snapshot: Snapshot) -> RenderableType:
     done = snapshot.fraction_done
-    return "" if done is None else ProgressBar(total=1.0, completed=done, width=12)
+    return "" if done is None else ProgressBar(total=1.0, completed=done, width=BAR)
 
 
 def _left(snapshot: Snapshot) -> str:
@@ -188,8 +208,11 @@ def _left(snapshot: Snapshot) -> str:
 
 
 def _outcome(result: Result) -> Text:
-    bad = result.interrupted or result.stop_reason.startswith(("diverged", "stalled"))
-    return Text(result.stop_reason.partition(":")[0], "red" if bad else "green")
+    """How a run ended, in a word or two; the result says the rest."""
+    word = result.stop_reason.partition(":")[0]
+    if result.interrupted or word in ("diverged", "stalled"):
+        return Text("interrupted" if result.interrupted else word, "red")
+    return Text(_REACHED if word.startswith("target ") else "done", "green")
 
 
 def _metrics(metrics: object) -> str:
