@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headway.core import tree
@@ -19,15 +19,18 @@ _RECEIPTS_KEPT = 4
 
 @dataclass(slots=True)
 class Worker:
-    """What the server knows of a worker. ``place``: whether it waits, and how."""
+    """What the server knows of a worker. ``place``: whether it waits, and how.
+
+    Jobs and receipts are short tuples and not lists: there may be a million workers.
+    """
 
     index: int
     name: str
     place: str = AWAY
     lost: bool = False
     version: int = 0
-    jobs: list[int] = field(default_factory=list)
-    receipts: list[Receipt] = field(default_factory=list)
+    jobs: tuple[int, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
 
     def remember(self, receipt: Receipt) -> None:
         """Keep a receipt, so that the same job submitted again gets it again.
@@ -35,10 +38,8 @@ class Worker:
         Only the newest keeps its answer: a rule may reuse the memory of the one before it.
         """
         if receipt.answer is not None:
-            self.receipts = [older._replace(answer=None) for older in self.receipts]
-        if len(self.receipts) == _RECEIPTS_KEPT:
-            del self.receipts[0]
-        self.receipts.append(receipt)
+            self.receipts = tuple([older._replace(answer=None) for older in self.receipts])
+        self.receipts = (*self.receipts[1 - _RECEIPTS_KEPT :], receipt)
 
 
 class Roster:
@@ -157,16 +158,16 @@ class Roster:
         worker.place = AWAY
         self.num_woken -= 1
         self.num_running += 1
-        worker.jobs.append(job)
+        worker.jobs = (*worker.jobs, job)
 
     def finish(self, worker: Worker, job: int) -> None:
         """The worker's update arrived."""
-        worker.jobs.remove(job)
+        worker.jobs = _without(worker.jobs, job)
         self.num_running -= 1
 
     def abandon(self, worker: Worker, job: int) -> bool:
         """The worker's job ended without an update, and the worker is still there."""
-        worker.jobs.remove(job)
+        worker.jobs = _without(worker.jobs, job)
         self.num_running -= 1
         return self.gate.left(worker.index, self.gate_state, gone=False)
 
@@ -180,7 +181,7 @@ class Roster:
             self.num_woken -= 1
         worker.place = AWAY
         self.num_running -= len(worker.jobs)
-        worker.jobs.clear()
+        worker.jobs = ()
         worker.lost = True
         self.num_lost += 1
         return self.gate.left(worker.index, self.gate_state, gone=True)
@@ -213,7 +214,7 @@ class Roster:
 
     @staticmethod
     def _dump_worker(worker: Worker) -> dict[str, Any]:
-        saved: dict[str, Any] = tree.dump(replace(worker, receipts=[]))
+        saved: dict[str, Any] = tree.dump(replace(worker, receipts=()))
         # Effects, the last field, were carried out when the receipt was first given.
         saved["receipts"] = [tree.dump(receipt[:-1]) for receipt in worker.receipts]
         return saved
@@ -221,5 +222,10 @@ class Roster:
     @staticmethod
     def _load_worker(saved: dict[str, Any]) -> Worker:
         values = tree.copy(saved)
-        values["receipts"] = [Receipt(*receipt) for receipt in values["receipts"]]
+        values["jobs"] = tuple(values["jobs"])
+        values["receipts"] = tuple([Receipt(*receipt) for receipt in values["receipts"]])
         return Worker(**values)
+
+
+def _without(jobs: tuple[int, ...], job: int) -> tuple[int, ...]:
+    return () if len(jobs) == 1 else tuple([other for other in jobs if other != job])

@@ -283,7 +283,7 @@ class Server:
         record = self._roster.find(worker)
         ended: tuple[int, ...] = ()
         if record is not None and not record.lost:
-            ended = tuple(record.jobs)
+            ended = record.jobs
             for job_id in ended:
                 self._jobs.end(job_id, "lost", self.version)
             self.counts["lost"] += len(ended)
