@@ -13,6 +13,7 @@ from headway.core import Buffers, ParameterLayout, RandomOrder, WorkOrder
 from headway.simulation import population as populations
 from headway.simulation import until
 from headway.simulation.engine import Engine, Settings
+from headway.simulation.executor import OneByOne
 from headway.simulation.schedule import as_every
 from headway.task import Assignment, LocalResult, LocalTraining, Start, Task
 
@@ -146,11 +147,13 @@ def settings_for(task: Any, algorithm: core.Algorithm, **changes: Any) -> Settin
 
 def make_engine(task: Any, algorithm: core.Algorithm, **changes: Any) -> Engine:
     """An engine that has begun: everybody who may start is in flight."""
+    executor = changes.pop("executor", OneByOne)
     engine = Engine(
         settings_for(task, algorithm, **changes),
         evaluated=lambda engine, point: None,
         reported=lambda engine: None,
     )
+    engine.executor = executor(engine.trainer)
     engine.begin()
     return engine
 

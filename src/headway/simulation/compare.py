@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, final
 
 from headway.core import Algorithm
-from headway.core.errors import ConfigurationError
+from headway.core.errors import ArgumentTypeError, ConfigurationError
 from headway.observe import Comparison, Result
+from headway.simulation.resolve import check_kind, check_seed
 from headway.simulation.simulate import simulate
 from headway.simulation.stop import Stop, Target, until
 from headway.task import Objective
@@ -36,7 +37,7 @@ class Contender:
 
 def compare(
     task: Objective,
-    algorithms: Mapping[str, Algorithm | Contender] | Sequence[Algorithm],
+    algorithms: Mapping[str, Algorithm | Contender] | Sequence[Algorithm | Contender],
     *,
     stop: Stop,
     seeds: Sequence[int] = (0, 1, 2),
@@ -66,6 +67,7 @@ def compare(
         The results, with a table of means and spreads as its text.
 
     Raises:
+        ArgumentTypeError: An argument is of the wrong kind.
         ConfigurationError: There is nothing to compare, or a label or a seed stands twice.
 
     Example:
@@ -79,19 +81,15 @@ def compare(
         (['fedavg', 'fedbuff'], 4)
     """
     contenders = _label(algorithms)
+    check_kind("task", task, where="compare")
+    check_kind("stop", stop, where="compare")
+    seeds = _check_seeds(seeds)
     if not contenders or not seeds:
         raise ConfigurationError(
             "there is nothing to compare",
             where="compare()",
             got=f"{len(contenders)} algorithms, {len(seeds)} seeds",
             help="give at least one algorithm and one seed",
-        )
-    if len(set(seeds)) < len(seeds):
-        raise ConfigurationError(
-            "a seed stands twice, and would give the same run twice",
-            where="compare(seeds=...)",
-            got=repr(tuple(seeds)),
-            help="name each seed once",
         )
     goal = until(target=target).target if target is not None else stop.target
     stop = replace(stop, target=goal)
@@ -147,21 +145,44 @@ def _gather(results: list[Result], goal: Target | None, folder: str | Path | Non
     return comparison
 
 
+def _check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    where = "compare(seeds=...)"
+    given: object = seeds
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ArgumentTypeError(
+            "these are not seeds", where=where, got=repr(seeds), help="write seeds=(0, 1, 2)"
+        )
+    checked = tuple(check_seed(seed, where=where) for seed in seeds)
+    if len(set(checked)) < len(checked):
+        raise ConfigurationError(
+            "a seed stands twice, and would give the same run twice",
+            where=where,
+            got=repr(checked),
+            help="name each seed once",
+        )
+    return checked
+
+
 def _label(
-    algorithms: Mapping[str, Algorithm | Contender] | Sequence[Algorithm],
+    algorithms: Mapping[str, Algorithm | Contender] | Sequence[Algorithm | Contender],
 ) -> dict[str, Contender]:
     if isinstance(algorithms, Mapping):
-        given = dict(algorithms)
-    else:
-        given = {algorithm.name: algorithm for algorithm in algorithms}
-        if len(given) != len(algorithms):
-            raise ConfigurationError(
-                "two algorithms have the same name",
-                where="compare(algorithms=...)",
-                got=", ".join(algorithm.name for algorithm in algorithms),
-                help='label them: {"K=5": fedbuff(buffer_size=5), "K=20": fedbuff(buffer_size=20)}',
-            )
-    return {
-        label: value if isinstance(value, Contender) else Contender(algorithm=value)
-        for label, value in given.items()
-    }
+        return {label: _contender(value) for label, value in algorithms.items()}
+    # One alone is compared over its seeds.
+    several = [algorithms] if isinstance(algorithms, Algorithm | Contender) else algorithms
+    contenders = [_contender(value) for value in several]
+    labelled = {contender.algorithm.name: contender for contender in contenders}
+    if len(labelled) != len(contenders):
+        raise ConfigurationError(
+            "two algorithms have the same name",
+            where="compare(algorithms=...)",
+            got=", ".join(contender.algorithm.name for contender in contenders),
+            help='label them: {"K=5": fedbuff(buffer_size=5), "K=20": fedbuff(buffer_size=20)}',
+        )
+    return labelled
+
+
+def _contender(value: Algorithm | Contender) -> Contender:
+    contender = value if isinstance(value, Contender) else Contender(algorithm=value)
+    check_kind("algorithm", contender.algorithm, where="compare")
+    return contender

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
 
 import torch
 
-from headway.core import Algorithm, Bulk, Event, RandomOrder, Recording, Scheduler, Submitted
-from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from headway.core import Algorithm, Bulk, Event, Recording, Scheduler, Submitted
 from headway.observe import (
     LogHash,
     Observer,
@@ -25,14 +23,13 @@ from headway.observe import (
     weights_hash,
 )
 from headway.simulation.engine import Engine, Settings
-from headway.simulation.population import Population, constant
-from headway.simulation.schedule import Every, as_every
+from headway.simulation.population import Population
+from headway.simulation.resolve import describe, plain, resolve
+from headway.simulation.schedule import Every
 from headway.simulation.stop import Stop
 from headway.task import Objective
 
 __all__ = ["simulate"]
-
-_RECORDINGS: Final[tuple[Recording, ...]] = ("nothing", "events", "payloads")
 
 
 def simulate(
@@ -64,7 +61,7 @@ def simulate(
         concurrency: How many clients train at the same time, at most; by default all of them.
         scheduler: Who trains next; by default a uniformly random one of those who wait.
         evaluate_every: The distance between evaluations; a bare number counts arrived updates.
-        seed: Of every random stream of the run.
+        seed: Of every random stream of the run; in [0, 2**63).
         device: Where models live and train.
         record: ``"nothing"``, ``"events"``, or ``"payloads"``, from which the run can be replayed.
         folder: A run folder to write, which must be new or empty.
@@ -76,6 +73,7 @@ def simulate(
         present job, and the result says so; a second Ctrl-C is not caught.
 
     Raises:
+        ArgumentTypeError: An argument is of the wrong kind.
         ConfigurationError: An argument, or a combination of them, cannot be used.
         RunFolderError: The folder cannot be written. Nothing has been trained then.
 
@@ -90,7 +88,7 @@ def simulate(
         >>> result.updates, result.versions, result.final("loss") < result.history[0].metrics["loss"]
         (200, 50, True)
     """
-    settings = _resolve(
+    settings = resolve(
         task,
         algorithm,
         stop,
@@ -116,119 +114,10 @@ def simulate(
     return recorder.finished(engine, reason)
 
 
-def _resolve(
-    task: Objective,
-    algorithm: Algorithm,
-    stop: Stop,
-    population: Population | None,
-    concurrency: int | None,
-    scheduler: Scheduler | None,
-    evaluate_every: Every | int,
-    seed: int,
-    device: str | torch.device,
-    record: Recording,
-) -> Settings:
-    if not isinstance(algorithm, Algorithm):
-        raise ArgumentTypeError(
-            "this is not an algorithm",
-            where="simulate(algorithm=...)",
-            got=repr(algorithm),
-            help="call one, for example headway.algorithms.fedbuff(buffer_size=10)",
-        )
-    if not isinstance(stop, Stop):
-        raise ArgumentTypeError(
-            "this does not say when the run ends",
-            where="simulate(stop=...)",
-            got=repr(stop),
-            help="write stop=headway.until(updates=1000)",
-        )
-    if record not in _RECORDINGS:
-        raise UnknownNameError.of(
-            "recording", str(record), _RECORDINGS, where="simulate(record=...)"
-        )
-    num_clients = task.num_clients
-    if population is None:
-        population = constant(num_clients)
-    elif population.num_clients != num_clients:
-        raise ConfigurationError(
-            "the task and the population do not have the same number of clients",
-            where="simulate(population=...)",
-            got=f"a task with {num_clients}, a population with {population.num_clients}",
-            help=f"make the population with num_clients={num_clients}",
-        )
-    if scheduler is not None and concurrency is not None:
-        raise ConfigurationError(
-            "give either a scheduler or a concurrency",
-            where="simulate(scheduler=..., concurrency=...)",
-            help="put the number into the scheduler: RandomOrder(concurrency=...)",
-        )
-    scheduler = scheduler or RandomOrder(concurrency=concurrency)
-    _check_enough_clients(task, algorithm, scheduler)
-    return Settings(
-        task=task,
-        algorithm=algorithm,
-        population=population,
-        scheduler=scheduler,
-        stop=stop,
-        evaluate_every=as_every(evaluate_every),
-        seed=seed,
-        device=torch.device(device),
-        record=record,
-    )
-
-
-def _check_enough_clients(task: Objective, algorithm: Algorithm, scheduler: Scheduler) -> None:
-    able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
-    wanted, needed = scheduler.concurrency, algorithm.needs.min_workers
-    if isinstance(algorithm.gate, Bulk):
-        needed = max(needed, algorithm.gate.cohort)
-    if wanted is not None and wanted > able:
-        raise ConfigurationError(
-            "more clients in flight than there are",
-            where="simulate(concurrency=...)",
-            got=f"concurrency {wanted}",
-            expected=f"at most {able}, the clients that have data",
-            help=f"lower concurrency to {able}, or make a task with more clients",
-        )
-    if needed > able:
-        raise ConfigurationError(
-            f"`{algorithm.name}` needs more clients than there are",
-            where="simulate(algorithm=...)",
-            got=f"{able} clients with data",
-            expected=f"at least {needed}",
-            help="make its rounds smaller, or the task larger",
-        )
-
-
 def _open(folder: str | Path | RunFolder | None, settings: Settings) -> RunFolder | None:
     if folder is None or isinstance(folder, RunFolder):
         return folder
-    return RunFolder.create(folder, _describe(settings))
-
-
-def _describe(settings: Settings) -> dict[str, Any]:
-    algorithm = settings.algorithm
-    return {
-        "task": settings.task.describe(),
-        "algorithm": {"name": algorithm.name, **_plain(algorithm.settings)},
-        "population": settings.population.describe(),
-        "run": {
-            "stop": _plain(settings.stop.describe()),
-            "evaluate_every": str(settings.evaluate_every),
-            "scheduler": str(settings.scheduler),
-            "seed": settings.seed,
-            "device": str(settings.device),
-            "record": settings.record,
-        },
-    }
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    return {
-        name: value if isinstance(value, bool | int | float | str | list) else str(value)
-        for name, value in settings.items()
-        if value is not None
-    }
+    return RunFolder.create(folder, describe(settings))
 
 
 @contextmanager
@@ -348,7 +237,7 @@ def _result(engine: Engine, reason: str, label: str) -> Result:
     return Result(
         label=label,
         algorithm=settings.algorithm.name,
-        settings=_plain(settings.algorithm.settings),
+        settings=plain(settings.algorithm.settings),
         task=settings.task.name,
         seed=settings.seed,
         synchronous=isinstance(settings.algorithm.gate, Bulk),

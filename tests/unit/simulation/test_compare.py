@@ -8,7 +8,7 @@ import pytest
 
 import headway as hw
 from headway import algorithms
-from headway.core.errors import ConfigurationError, UnknownNameError
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.simulation import Contender, Target, population, until
 from tests.simulation_kit import Chase
 
@@ -99,6 +99,27 @@ def test_what_cannot_be_compared_is_refused_before_training(
     with pytest.raises(ConfigurationError, match=words):
         compare(contenders, task, **options)
     assert task.trained == []
+
+
+@pytest.mark.parametrize(
+    ("contenders", "options", "words"),
+    [
+        ([algorithms.fedbuff], {}, "not an algorithm"),
+        ([DELTA], {"seeds": 3}, "these are not seeds"),
+        ([DELTA], {"seeds": "012"}, "these are not seeds"),
+        ([DELTA], {"stop": 100}, "does not say when the run ends"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused(
+    contenders: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ArgumentTypeError, match=words):
+        compare(contenders, **options)
+
+
+def test_one_algorithm_alone_is_compared_over_its_seeds() -> None:
+    assert len(compare(DELTA, seeds=range(2)).results) == 2
+    assert compare([Contender(algorithm=DELTA)], seeds=[3]).results[0].label == "async_delta"
 
 
 @pytest.mark.parametrize("target", [("value", 3.0), ["value", 3.0, "max"], Target("value", 3.0)])

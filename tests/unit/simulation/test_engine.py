@@ -208,21 +208,34 @@ def test_at_most_so_many_are_in_flight() -> None:
 # Its manners.
 
 
-def test_the_collector_is_left_as_it_was() -> None:
-    before = gc.get_threshold()
-    run_engine(Chase([1.0]), DELTA, stop=until(updates=3))
-    assert gc.get_threshold() == before
+class Explodes(Chase):
+    """Breaks in its fourth evaluation; notes the collector's thresholds in all of them."""
 
-    class Explodes(Chase):
-        def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
-            assert gc.get_threshold() == before or self.trained
-            if self.trained:
-                raise ZeroDivisionError
-            return {"value": 0.0}
+    def __init__(self, targets: list[float]) -> None:
+        super().__init__(targets)
+        self.seen: list[tuple[int, int, int]] = []
 
-    with pytest.raises(ZeroDivisionError):
-        run_engine(Explodes([1.0]), DELTA, evaluate_every=1)
-    assert gc.get_threshold() == before
+    def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
+        self.seen.append(gc.get_threshold())
+        if len(self.seen) == 4:
+            raise ZeroDivisionError
+        return {"value": 0.0}
+
+
+def test_the_collector_is_left_as_it_was_found() -> None:
+    usual, odd = gc.get_threshold(), (701, 11, 12)
+    task = Explodes([1.0])
+    try:
+        gc.set_threshold(*odd)
+        run_engine(Chase([1.0]), DELTA, stop=until(updates=3))
+        assert gc.get_threshold() == odd
+        with pytest.raises(ZeroDivisionError):
+            run_engine(task, DELTA, evaluate_every=1)
+        assert gc.get_threshold() == odd
+    finally:
+        gc.set_threshold(*usual)
+    assert task.seen[0] == odd
+    assert odd not in task.seen[1:]
 
 
 @pytest.mark.timeout(30)

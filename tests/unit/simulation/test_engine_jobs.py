@@ -12,10 +12,13 @@ import torch
 from headway import algorithms, core
 from headway.core import KEEP, Bulk, FirstCome, WorkOrder
 from headway.simulation import every, population, until
+from headway.simulation.executor import OneByOne
+from headway.task import Assignment, LocalResult
 from tests.core_kit import bare
 from tests.simulation_kit import (
     Chase,
     arrivals,
+    make_engine,
     notes,
     perceptron_task,
     reason,
@@ -24,6 +27,50 @@ from tests.simulation_kit import (
 )
 
 DELTA = algorithms.async_delta()
+
+
+# Jobs.
+
+
+def test_no_two_jobs_share_a_random_stream() -> None:
+    task = Chase([1.0] * 4)
+    run_engine(task, DELTA, stop=until(updates=100))
+    seeds = [job.seed for job in task.trained]
+    assert len(set(seeds)) == 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_executor_holds_what_is_in_flight_and_nothing_else() -> None:
+    """Whatever ended jobs: 3 of 12 in a round, and some of them lost."""
+    held: set[int] = set()
+
+    class Counts:
+        def __init__(self, trainer: Any) -> None:
+            self.inner = OneByOne(trainer)
+
+        def begin(self, job: int, assignment: Assignment) -> None:
+            self.inner.begin(job, assignment)
+            held.add(job)
+
+        def finish(self, job: int) -> LocalResult:
+            held.remove(job)
+            return self.inner.finish(job)
+
+        def discard(self, job: int) -> None:
+            held.remove(job)
+            self.inner.discard(job)
+
+    engine = make_engine(
+        Chase([1.0] * 12),
+        algorithms.fedavg(clients_per_round=3, over_selection=4.0),
+        population=population.with_dropout(population.exponential(12, mean_s=1.0), 0.2),
+        stop=until(versions=20),
+        executor=Counts,
+    )
+    engine.run()
+    assert engine.server.counts["lost"] > 0
+    assert engine.server.counts["cancelled"] > 0
+    assert len(held) == engine.server.num_in_flight
 
 
 # Jobs that end otherwise.
@@ -113,6 +160,14 @@ def test_a_client_that_sends_nan_is_rejected_and_the_others_train_on() -> None:
     assert engine.server.version == 40
     assert bool(torch.isfinite(engine.server.parameters).all())
     assert engine.tally.clients[3].rejected == 10
+
+
+def test_one_bad_client_does_not_end_a_long_run() -> None:
+    """Two hundred bad updates, but never a hundred of them in a row."""
+    mixing = algorithms.fedasync(mixing=0.5)
+    engine = run_engine(Chase([1.0] * 5, broken=[3]), mixing, stop=until(updates=1000))
+    assert engine.tally.reasons == {"not_finite": 200}
+    assert reason(engine) == "updates >= 1000"
 
 
 @pytest.mark.parametrize("algorithm", [DELTA, algorithms.fedavg(clients_per_round=3)])

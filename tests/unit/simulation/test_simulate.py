@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,7 +52,12 @@ def test_only_clients_with_data_count() -> None:
 
 @pytest.mark.parametrize(
     "algorithm",
-    [algorithms.fedavg(clients_per_round=5), algorithms.minibatch_sgd(num_workers=5)],
+    [
+        algorithms.fedavg(clients_per_round=5),
+        algorithms.minibatch_sgd(num_workers=5),
+        # A barrier around an algorithm that has none of its own.
+        replace(DELTA, gate=core.Bulk(5)),
+    ],
 )
 def test_a_round_larger_than_the_population_names_both_numbers(algorithm: core.Algorithm) -> None:
     with pytest.raises(ConfigurationError, match="needs more clients than there are") as error:
@@ -83,6 +89,11 @@ def test_a_population_of_another_size_names_both_numbers() -> None:
         ({"record": "everything"}, UnknownNameError, "unknown recording"),
         ({"stop": 100}, ArgumentTypeError, "does not say when the run ends"),
         ({"algorithm": algorithms.fedbuff}, ArgumentTypeError, "not an algorithm"),
+        ({"population": 4}, ArgumentTypeError, "not a population"),
+        ({"seed": "4"}, ArgumentTypeError, "a seed is a whole number"),
+        ({"seed": -1}, ConfigurationError, "a seed is out of range"),
+        ({"seed": 2**63}, ConfigurationError, "a seed is out of range"),
+        ({"device": "nowhere"}, ConfigurationError, "this device cannot be used"),
         ({"evaluate_every": 0}, ConfigurationError, "updates cannot be 0"),
         ({"evaluate_every": 2.5}, ArgumentTypeError, "whole number"),
         ({"concurrency": 0}, ConfigurationError, "concurrency"),
@@ -100,6 +111,23 @@ def test_what_cannot_be_used_is_refused(
     with pytest.raises(error, match=words):
         simulate(task, **options)
     assert task.trained == []
+
+
+def test_what_is_no_task_is_refused() -> None:
+    with pytest.raises(ArgumentTypeError, match="not a task"):
+        simulate("mnist")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="this device cannot be used") as error:
+        simulate(device="cuda")
+    assert "cpu" in str(error.value.help)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_the_smallest_and_the_largest_seed_work(seed: int) -> None:
+    assert simulate(perceptron_task(), seed=seed).seed == seed
 
 
 # The result.
