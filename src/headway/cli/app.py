@@ -41,6 +41,9 @@ class _Root(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("aborted", err=True)
+            raise
         except Exception as error:
             code = _explain(error)
             if code is None:

@@ -161,6 +161,8 @@ def check(merged: Merged, name: str) -> Resolved:
         config = Config.model_validate(merged.tree)
     except ValidationError as error:
         raise first_problem(error, _fields, place) from None
+    if len(set(config.seeds)) < len(config.seeds):
+        raise wrong(("seeds",), config.seeds, "each seed once", place)
     _check_task(config, place)
     tree = _complete(config, place)
     return Resolved(config, tree, merged.origins, name)

@@ -65,7 +65,8 @@ def test_ctrl_c_before_a_run_is_130(headway, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("headway.cli.jobs.plan", interrupt)
-    assert headway("simulate", "quick.toml").code == 130
+    done = headway("simulate", "quick.toml")
+    assert (done.code, done.err) == (130, "aborted\n")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["simulate", "--help"], ["--version"]])

@@ -58,6 +58,7 @@ def test_an_unknown_option_is_the_error_that_the_design_shows(load):
         ("stop.target={metric='loss', value='x'}", ["`stop.target.value` cannot"]),
         ("stop.target={metric='loss'}", ["`stop.target.value` is missing"]),
         ("seeds=[1, 'x']", ['got    seeds[1] = "x"', "wanted a whole number"]),
+        ("seeds=[1, 1]", ["got    seeds = [1, 1]", "wanted each seed once"]),
         ("seed=-1", ["wanted a number of at least 0"]),
         ("model=mlp", ["a task of kind `quadratic` has no model"]),
         ("task=learning", ["`data` is missing"]),
