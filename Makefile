@@ -18,9 +18,9 @@ LEDGER = $(PYTHON) scripts/ledger.py run
 
 DEMO_CONFIG ?= examples/mnist_race.toml
 DEMO_OUT ?= runs/mnist-race
-DEMO_FLAGS ?=
+DEMO_FLAGS ?= --overwrite
 DEMO_SHORT_OUT ?= build/mnist-race-short
-DEMO_SHORT_FLAGS ?=
+DEMO_SHORT_FLAGS ?= --overwrite --set 'seeds=[0]' --set stop.virtual_time_s=30
 DEMO = $(PYTHON) -m headway compare $(DEMO_CONFIG) --out $(DEMO_OUT) $(DEMO_FLAGS)
 ifdef DEMO_SHORT
 DEMO = $(PYTHON) -m headway compare $(DEMO_CONFIG) --out $(DEMO_SHORT_OUT) $(DEMO_SHORT_FLAGS)

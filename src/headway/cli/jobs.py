@@ -19,6 +19,7 @@ from headway.core.errors import ConfigurationError, RunFolderError
 from headway.data import Federated
 from headway.observe import Comparison, Observer, Result, RunFolder
 from headway.simulation import simulate
+from headway.simulation.resolve import check_measured
 from headway.task import Objective
 
 __all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
@@ -96,11 +97,17 @@ def plans(resolved: Resolved) -> list[Job]:
     algorithms = {label: config.make_algorithm(resolved, label=label) for label in labels}
     data = config.make_data(resolved)
     tasks = {label: _task(resolved, data, label) for label in labels}
-    return [
+    jobs = [
         _job(resolved, algorithms[label], tasks[label], label=label, seed=seed)
         for seed in resolved.config.seeds
         for label in labels
     ]
+    goal = config.make_target(resolved.config.target)
+    if goal is not None:
+        device = jobs[0].options["device"]
+        where = resolved.place(("target",))
+        check_measured(goal, jobs[0].task, jobs[0].seed, device, where=where)
+    return jobs
 
 
 def open_comparison(folder: Path, resolved: Resolved, *, overwrite: bool) -> None:

@@ -27,7 +27,9 @@ Direction = Literal["max", "min"]
 AXES: Final = ("updates", "versions", "examples", "bytes", "virtual_time_s", "wall_time_s")
 """What a metric can be drawn against: the fields of a :class:`Point` that only grow."""
 
-_SMALLER_IS_BETTER: Final = re.compile(r"loss|error|perplexity|distance|(?<![a-z])(nll|r?mse|mae)(?![a-z])")
+_SMALLER_IS_BETTER: Final = re.compile(
+    r"loss|error|perplexity|distance|(?<![a-z])(nll|r?mse|mae)(?![a-z])"
+)
 
 
 class Point(NamedTuple):

@@ -314,7 +314,7 @@ class Result:
             ("idle share", text.percent(self.idle_share)),
             ("virtual time", text.seconds(self.virtual_time_s)),
             ("wall time", text.seconds(self.wall_time_s)),
-            ("stopped by", ("interrupted; " if self.interrupted else "") + self.stop_reason),
+            ("stopped by", self._stop_text()),
         ]
         if self.folder is not None:
             rows.append(("folder", str(self.folder)))
@@ -331,6 +331,11 @@ class Result:
                 ]
                 parts.append(f"{name} {count:,}" + (f" ({', '.join(reasons)})" if reasons else ""))
         return f"{self.updates:,}" + (f": {', '.join(parts)}" if parts else "")
+
+    def _stop_text(self) -> str:
+        if self.interrupted and self.stop_reason != "interrupted":
+            return f"interrupted; {self.stop_reason}"
+        return self.stop_reason
 
     def _staleness_text(self) -> str:
         if self.max_staleness is None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from headway.core import Algorithm
 from headway.core.errors import ArgumentTypeError, ConfigurationError
 from headway.observe import Comparison, Result
-from headway.simulation.resolve import check_kind, check_seed
+from headway.simulation.resolve import check_kind, check_measured, check_seed
 from headway.simulation.simulate import simulate
 from headway.simulation.stop import Stop, Target, until
 from headway.task import Objective
@@ -54,7 +54,7 @@ def compare(
     Args:
         task: What is trained.
         algorithms: By label; a sequence is labelled by its names.
-        stop: When each run ends. With a target, a run also ends when it is reached.
+        stop: When each run ends. A target is measured and ends no run, unless it stands in here.
         seeds: One run of each algorithm for each of them.
         target: ``(metric, value)`` to which time and work are measured, if there is one; by
             default that of ``stop``.
@@ -92,7 +92,8 @@ def compare(
             help="give at least one algorithm and one seed",
         )
     goal = until(target=target).target if target is not None else stop.target
-    stop = replace(stop, target=goal)
+    if goal is not None:
+        check_measured(goal, task, seeds[0], options.get("device", "cpu"))
     names = _folder_names(contenders)
     results: list[Result] = []
     for seed in seeds:

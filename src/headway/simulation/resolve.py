@@ -13,10 +13,10 @@ from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNa
 from headway.simulation.engine import Settings
 from headway.simulation.population import Population, constant
 from headway.simulation.schedule import Every, as_every
-from headway.simulation.stop import Stop
+from headway.simulation.stop import Stop, Target
 from headway.task import Objective
 
-__all__ = ["check_kind", "check_seed", "describe", "plain", "resolve"]
+__all__ = ["check_kind", "check_measured", "check_seed", "describe", "plain", "resolve"]
 
 _RECORDINGS: Final[tuple[Recording, ...]] = ("nothing", "events", "payloads")
 
@@ -189,3 +189,29 @@ def _check_enough_clients(task: Objective, algorithm: Algorithm, scheduler: Sche
             expected=f"at least {needed}",
             help="make its rounds smaller, or the task larger",
         )
+
+
+def check_measured(
+    goal: Target,
+    task: Objective,
+    seed: int,
+    device: str | torch.device,
+    *,
+    where: str = "compare(target=...)",
+) -> None:
+    """Find out now, and not after hours of training, that a target's metric is never measured.
+
+    Args:
+        goal: The target.
+        task: What would be trained.
+        seed: Of the initial model that is measured here.
+        device: Where it is measured.
+        where: Where the target stands, for the error.
+
+    Raises:
+        UnknownNameError: The task has no such metric.
+    """
+    start = task.start(seed, torch.device(device))
+    metrics = task.evaluate(start.parameters, start.buffers)
+    if goal.metric not in metrics:
+        raise UnknownNameError.of("metric", goal.metric, metrics, where=where)

@@ -274,9 +274,12 @@ class QuadraticTrainer:
         """Factors of ``x_0 - c`` in ``x_k - x_0``, and of its square in the mean loss."""
         curvature = self._curvature.double()
         shrink = 1.0 - rate * curvature
-        powers = shrink ** torch.arange(steps, device=self._device).unsqueeze(1)
         change = shrink**steps - 1.0
-        mean_loss = 0.5 * curvature * (powers * powers).mean(dim=0)
+        # A geometric series: the squares of the first `steps` powers of `shrink`, summed.
+        square = shrink * shrink
+        apart = 1.0 - square
+        series = torch.where(apart.abs() < 1e-9, float(steps), (1.0 - square**steps) / apart)
+        mean_loss = 0.5 * curvature * series / steps
         return change.to(self._curvature.dtype), mean_loss.to(self._curvature.dtype)
 
 

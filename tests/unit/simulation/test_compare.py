@@ -123,11 +123,13 @@ def test_one_algorithm_alone_is_compared_over_its_seeds() -> None:
 
 
 @pytest.mark.parametrize("target", [("value", 3.0), ["value", 3.0, "max"], Target("value", 3.0)])
-def test_a_run_ends_when_the_target_is_reached(target: Any) -> None:
+def test_a_target_is_measured_and_ends_no_run(target: Any) -> None:
     """All start from 0, and each of the first four adds 1: the third reaches 3."""
-    comparison = compare([DELTA], seeds=(0, 1), target=target, evaluate_every=1)
-    assert [result.updates for result in comparison.results] == [3, 3]
-    assert {result.stop_reason for result in comparison.results} == {"target value >= 3"}
+    comparison = compare(
+        [DELTA], seeds=(0, 1), target=target, evaluate_every=1, stop=until(updates=5)
+    )
+    assert [result.updates for result in comparison.results] == [5, 5]
+    assert {result.stop_reason for result in comparison.results} == {"updates >= 5"}
     assert (comparison.target, comparison.direction) == (("value", 3.0), "max")
     (row,) = comparison.table("updates")
     assert (row.reached, row.seeds) == (2, 2)
