@@ -62,8 +62,20 @@ def readable(update: Update) -> Update:
     """
     # Taken apart once, because this runs for every update that arrives.
     payload: Any
-    payload, base, worker, sequence, examples, steps, weight, fragment = update[:8]
-    buffers, metrics, contributions, learning_rate = update[8:]
+    (
+        payload,
+        base,
+        worker,
+        sequence,
+        examples,
+        steps,
+        weight,
+        fragment,
+        buffers,
+        metrics,
+        contributions,
+        learning_rate,
+    ) = update
     if (
         type(sequence) is int
         and type(worker) is str

@@ -39,7 +39,8 @@ class Worker:
         """
         if receipt.answer is not None:
             self.receipts = tuple([older._replace(answer=None) for older in self.receipts])
-        self.receipts = (*self.receipts[1 - _RECEIPTS_KEPT :], receipt)
+        kept = self.receipts
+        self.receipts = (*(kept if len(kept) < _RECEIPTS_KEPT else kept[1:]), receipt)
 
 
 class Roster:

@@ -49,20 +49,25 @@ class Tally:
 
     def send(self, parameters: Tensor, buffers: Buffers | None) -> None:
         """A model, or a part of it, goes to a client."""
-        self.bytes_down += parameters.nbytes + _num_bytes(buffers)
+        self.bytes_down += parameters.nbytes
+        if buffers is not None:
+            self.bytes_down += _num_bytes(buffers)
 
     def arrive(self, client: int, update: Update, receipt: Receipt, busy_s: float) -> None:
         """An update arrived, and this is what became of it."""
         self.updates += 1
+        num_examples = update.num_examples
         count = self.clients[client]
         count.busy_s += busy_s
-        count.examples += update.num_examples
-        self.examples += update.num_examples
-        self.bytes_up += update.payload.nbytes + _num_bytes(update.buffers)
+        count.examples += num_examples
+        self.examples += num_examples
+        self.bytes_up += update.payload.nbytes
+        if update.buffers is not None:
+            self.bytes_up += _num_bytes(update.buffers)
         if receipt.status == "rejected":
             count.rejected += 1
             self.reasons[receipt.reason] += 1
-            self.discarded_examples += update.num_examples
+            self.discarded_examples += num_examples
         else:
             count.accepted += 1
             self.staleness[receipt.staleness] += 1
