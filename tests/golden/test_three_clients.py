@@ -61,7 +61,7 @@ def arrived(time, client, job, staleness, version):
 
 
 BY_HAND = [
-    Noted(0.0, "evaluated", {"updates": 0, "value": 0.0}),
+    Noted(0.0, "evaluated", {"updates": 0, "metrics": {"value": 0.0}}),
     Registered(0.0, NAMES),
     given(0.0, 0, 1, 0),
     given(0.0, 1, 2, 0),
@@ -70,17 +70,17 @@ BY_HAND = [
     given(2.0, 0, 4, 1),
     arrived(3.0, 1, 2, 1, 2),
     given(3.0, 1, 5, 2),
-    Noted(3.0, "evaluated", {"updates": 2, "value": 3.0}),
+    Noted(3.0, "evaluated", {"updates": 2, "metrics": {"value": 3.0}}),
     arrived(4.0, 0, 4, 1, 3),
     given(4.0, 0, 6, 3),
     arrived(5.0, 2, 3, 3, 4),
     given(5.0, 2, 7, 4),
-    Noted(5.0, "evaluated", {"updates": 4, "value": 7.0}),
+    Noted(5.0, "evaluated", {"updates": 4, "metrics": {"value": 7.0}}),
     arrived(6.0, 1, 5, 2, 5),
     given(6.0, 1, 8, 5),
     arrived(6.0, 0, 6, 2, 6),
     given(6.0, 0, 9, 6),
-    Noted(6.0, "evaluated", {"updates": 6, "value": 4.0}),
+    Noted(6.0, "evaluated", {"updates": 6, "metrics": {"value": 4.0}}),
     Ticked(6.0, 6, True, ()),
     Noted(6.0, "stopped", {"reason": "virtual_time_s >= 6"}),
 ]

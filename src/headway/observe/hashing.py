@@ -137,4 +137,8 @@ def _timeless(event: Event) -> dict[str, Any]:
 
 
 def _without_wall_clock(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if not name.startswith("wall_")}
+    return {
+        name: _without_wall_clock(value) if isinstance(value, Mapping) else value
+        for name, value in data.items()
+        if not name.startswith("wall_")
+    }

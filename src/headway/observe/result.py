@@ -43,12 +43,15 @@ class Result:
         history: One point per evaluation.
         staleness: How many updates that were applied or buffered had each staleness, in versions.
         counts: ``"updates"`` (that arrived), ``"applied"``, ``"buffered"``, ``"rejected"``,
-            ``"cancelled"``, ``"lost"``, ``"duplicates"``, and ``"rejected:<reason>"`` each.
+            ``"cancelled"``, ``"lost"``, ``"duplicates"``, ``"unapplied"`` (of the buffered ones:
+            still held at the end, or in a flush that was worth nothing), and
+            ``"rejected:<reason>"`` each.
         clients: What each client did that ever trained.
         updates: Updates that reached the server, whatever became of them.
         versions: Changes of the model.
         examples: Examples that clients trained on, those of discarded work included.
-        discarded_examples: Those in work that changed nothing: rejected, cancelled or lost.
+        discarded_examples: Those in work that changed nothing: rejected, cancelled, lost, or
+            buffered and never applied.
         bytes_up: Bytes from clients to the server.
         bytes_down: Bytes from the server to clients.
         virtual_time_s: Virtual seconds at the end.
@@ -329,6 +332,8 @@ class Result:
                     for key, number in sorted(self.counts.items())
                     if key.startswith(f"{name}:")
                 ]
+                if name == "buffered" and (unapplied := self.counts.get("unapplied", 0)):
+                    reasons = [f"{unapplied:,} never applied"]
                 parts.append(f"{name} {count:,}" + (f" ({', '.join(reasons)})" if reasons else ""))
         return f"{self.updates:,}" + (f": {', '.join(parts)}" if parts else "")
 

@@ -209,7 +209,7 @@ class Engine:
             dict(metrics),
         )
         self.history.append(point)
-        self._note("evaluated", {"updates": tally.updates, **metrics})
+        self._note("evaluated", {"updates": tally.updates, "metrics": dict(metrics)})
         self._evaluated(self, point)
         reason = None if self._stop is None else self._stop.reason(progress)
         if reason is None and not bool(torch.isfinite(server.parameters).all()):
@@ -342,7 +342,8 @@ class Engine:
         self._in_a_row += 1
         if client not in self._ailing:
             self._ailing.add(client)
-            self._note("non_finite", {"worker": update.worker, **update.metrics})
+            metrics = dict(update.metrics)
+            self._note("non_finite", {"worker": update.worker, "metrics": metrics})
         if self._in_a_row >= max(_HOPELESS, 2 * self.tally.peak_in_flight):
             self._end = f"diverged: the last {self._in_a_row} updates were not finite"
 
@@ -359,6 +360,7 @@ class Engine:
         for flight in self._flights.values():
             self.tally.leave(flight.client, now - flight.dispatched_at)
         self.server.tick(now, closing=True)
+        self.tally.close(self.server.version)
         last = self.history[-1]
         if (last.updates, last.versions) != (self.tally.updates, self.server.version):
             self.evaluate()

@@ -274,6 +274,7 @@ def _counts(engine: Engine) -> dict[str, int]:
     return {
         "updates": engine.tally.updates,
         **{name: counts[name] for name in names},
+        "unapplied": engine.tally.unapplied,
         **{f"rejected:{reason}": count for reason, count in sorted(reasons.items())},
     }
 

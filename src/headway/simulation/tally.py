@@ -26,11 +26,19 @@ class _Client:
 
 @dataclass(slots=True)
 class Tally:
-    """Running counts. ``examples`` counts all work, ``discarded_examples`` what changed nothing."""
+    """Running counts. ``examples`` counts all work, ``discarded_examples`` what changed nothing.
+
+    What was buffered is held until the model's version grows: then it was in that change. What is
+    still held at the end, or was in a flush that was worth nothing, is ``unapplied`` and discarded.
+    """
 
     updates: int = 0
     examples: int = 0
     discarded_examples: int = 0
+    unapplied: int = 0
+    held: int = 0
+    held_examples: int = 0
+    version: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     peak_in_flight: int = 0
@@ -64,12 +72,19 @@ class Tally:
         self.bytes_up += update.payload.nbytes
         if update.buffers is not None:
             self.bytes_up += _num_bytes(update.buffers)
+        if receipt.version > self.version:
+            self._use(receipt.version)
         if receipt.status == "rejected":
             count.rejected += 1
             self.reasons[receipt.reason] += 1
             self.discarded_examples += num_examples
+            if receipt.reason == "zero_weight":
+                self._drop()
         else:
             count.accepted += 1
+            if receipt.status == "buffered":
+                self.held += 1
+                self.held_examples += num_examples
             self.staleness[receipt.staleness] += 1
             self.recent_staleness += 0.02 * (receipt.staleness - self.recent_staleness)
 
@@ -88,6 +103,21 @@ class Tally:
     def leave(self, client: int, busy_s: float) -> None:
         """The run ends while a job is in flight: it is neither examples nor waste, only time."""
         self.clients[client].busy_s += busy_s
+
+    def close(self, version: int) -> None:
+        """The run has ended with this version: what is held now will never be used."""
+        if version > self.version:
+            self._use(version)
+        self._drop()
+
+    def _use(self, version: int) -> None:
+        self.version = version
+        self.held = self.held_examples = 0
+
+    def _drop(self) -> None:
+        self.unapplied += self.held
+        self.discarded_examples += self.held_examples
+        self.held = self.held_examples = 0
 
     def _waste(self, count: _Client, examples: int, busy_s: float) -> None:
         count.busy_s += busy_s

@@ -96,6 +96,8 @@ def test_wall_clock_and_payloads_do_not_matter() -> None:
     fast = Noted(1.0, "evaluated", {"loss": 0.5, "wall_time_s": 1.0})
     assert log_hash([slow]) == log_hash([fast])
     assert log_hash([slow]) != log_hash([Noted(1.0, "evaluated", {"loss": 0.25})])
+    nested = [Noted(1.0, "evaluated", {"metrics": {"loss": 0.5, "wall_s": t}}) for t in (1.0, 2.0)]
+    assert log_hash(nested[:1]) == log_hash(nested[1:])
 
 
 def test_numbers_beyond_eight_bytes_are_hashed_too() -> None:

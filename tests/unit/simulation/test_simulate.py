@@ -19,7 +19,7 @@ from headway.core.errors import (
 )
 from headway.observe import RunFolder, log_hash, weights_hash
 from headway.simulation import population, until
-from tests.simulation_kit import Chase, perceptron_task
+from tests.simulation_kit import Chase, ChaseTrainer, perceptron_task
 
 DELTA = algorithms.async_delta()
 STOP = until(updates=20)
@@ -161,12 +161,53 @@ def test_the_result_says_what_was_run_and_what_came_of_it() -> None:
     assert counts["lost"] == sum(client.lost for client in result.clients.values()) > 0
     assert sum(result.staleness.values()) == counts["applied"] + counts["buffered"]
     assert result.examples == 200 + counts["lost"]
-    assert result.discarded_examples == counts["rejected"] + counts["lost"]
+    thrown_away = counts["rejected"] + counts["lost"] + counts["unapplied"]
+    assert result.discarded_examples == thrown_away
+    # Of a version's three updates two were buffered, but for those that are left at the end.
+    assert counts["unapplied"] == counts["buffered"] - 2 * result.versions
     assert any("not finite" in warning for warning in result.warnings)
     assert result.parameters is not None
     assert result.weights_hash == weights_hash(result.parameters)
     assert result.log_hash == log_hash(result.events)
     assert str(result)
+
+
+def test_work_in_a_buffer_that_is_dropped_at_the_end_is_counted_as_thrown_away() -> None:
+    """15 updates of one example each: one version of ten, and five that nobody uses."""
+    result = simulate(algorithm=algorithms.fedbuff(buffer_size=10), stop=until(updates=15))
+    assert (result.versions, result.discarded_examples, result.counts["unapplied"]) == (1, 5, 5)
+    assert "buffered 14 (5 never applied)" in str(result)
+    applied = algorithms.fedbuff(buffer_size=10, on_close="apply")
+    result = simulate(algorithm=applied, stop=until(updates=15))
+    assert (result.versions, result.discarded_examples, result.counts["unapplied"]) == (2, 0, 0)
+
+
+def test_a_buffer_whose_weights_are_all_0_is_thrown_away_whole() -> None:
+    worthless = algorithms.fedbuff(buffer_size=2, staleness=hw.staleness.constant(0.0))
+    result = simulate(algorithm=worthless, stop=until(updates=10))
+    assert (result.versions, result.counts["unapplied"]) == (0, 5)
+    assert result.discarded_examples == result.examples == 10
+
+
+def test_metrics_of_any_name_leave_the_keys_of_notes_alone() -> None:
+    class Named(Chase):
+        def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
+            return {"updates": -1.0, "value": 2.0}
+
+        def trainer(self, algorithm: Any, device: Any) -> Any:
+            made, train = super().trainer(algorithm, device), ChaseTrainer.train
+            made.train = lambda job: train(made, job)._replace(  # type: ignore[method-assign]
+                metrics={"worker": -1.0}
+            )
+            return made
+
+    result = simulate(Named([1.0] * 4, broken=[2]), stop=until(updates=10))
+    noted = [event for event in result.events if isinstance(event, core.Noted)]
+    (bad,) = [note.data for note in noted if note.kind == "non_finite"]
+    assert bad == {"worker": "client-2", "metrics": {"worker": -1.0}}
+    measured = [note.data for note in noted if note.kind == "evaluated"]
+    assert [data["updates"] for data in measured] == [0, 10]
+    assert measured[0]["metrics"] == {"updates": -1.0, "value": 2.0}
 
 
 def test_the_default_population_takes_one_second_a_job_and_all_train() -> None:

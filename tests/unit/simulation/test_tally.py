@@ -68,3 +68,35 @@ def test_the_idle_share_is_that_of_the_places_in_flight(
     tally.peak_in_flight = places
     assert tally.idle_share(time_s) == idle
     assert tally.idle_share(0.0) == 0.0
+
+
+def versioned(status: Any, version: int, reason: str = "") -> Receipt:
+    return Receipt(status, reason, 0, 1.0, version, 1)
+
+
+def test_what_is_buffered_is_held_until_the_version_grows_and_lost_if_it_never_does() -> None:
+    tally = Tally()
+    tally.dispatch(0)
+    tally.arrive(0, update(1), versioned("buffered", 0), 1.0)
+    tally.arrive(0, update(2), versioned("applied", 1), 1.0)
+    assert (tally.held, tally.held_examples, tally.discarded_examples) == (0, 0, 0)
+    # A timer or a loss made version 2 out of this one, before the next arrived.
+    tally.arrive(0, update(4), versioned("buffered", 1), 1.0)
+    tally.arrive(0, update(8), versioned("buffered", 2), 1.0)
+    assert (tally.held, tally.held_examples) == (1, 8)
+    # A flush that is worth nothing takes with it what it was made of.
+    tally.arrive(0, update(16), versioned("rejected", 2, "zero_weight"), 1.0)
+    assert (tally.held, tally.unapplied, tally.discarded_examples) == (0, 1, 24)
+    # Another rejection leaves the buffer as it is.
+    tally.arrive(0, update(32), versioned("buffered", 2), 1.0)
+    tally.arrive(0, update(64), versioned("rejected", 2, "stale"), 1.0)
+    tally.close(2)
+    assert (tally.unapplied, tally.discarded_examples) == (2, 24 + 64 + 32)
+
+
+def test_a_close_that_applies_the_rest_discards_nothing() -> None:
+    tally = Tally()
+    tally.dispatch(0)
+    tally.arrive(0, update(1), versioned("buffered", 0), 1.0)
+    tally.close(1)
+    assert (tally.unapplied, tally.discarded_examples) == (0, 0)
