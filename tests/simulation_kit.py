@@ -90,7 +90,7 @@ class ChaseTrainer:
     def num_steps(self, client: int, work: WorkOrder) -> int:
         return work.steps or 1
 
-    def num_examples(self, client: int, work: WorkOrder) -> int:
+    def num_processed(self, client: int, work: WorkOrder) -> int:
         return self.task.sizes[client]
 
     def receipt(self, client: int, receipt: core.Receipt) -> None:
@@ -108,7 +108,8 @@ class ChaseTrainer:
         buffers = assignment.buffers
         if buffers is not None:
             buffers = Buffers(torch.full((3,), 1.0 + client), torch.tensor([client]))
-        return LocalResult(sent, self.task.sizes[client], 1, {"loss": float(client)}, buffers)
+        size = self.task.sizes[client]
+        return LocalResult(sent, size, size, 1, {"loss": float(client)}, buffers)
 
 
 def perceptron() -> nn.Module:

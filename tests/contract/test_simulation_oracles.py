@@ -344,6 +344,61 @@ def test_synchronous_rounds_on_quadratics_follow_the_closed_form(reduce):
     np.testing.assert_allclose(engine.server.parameters.numpy(), x, rtol=1e-12)
 
 
+SIZES = np.array([10, 60])
+SLOPES = np.array([1.0, 3.0])
+
+
+def line_task(**local):
+    """``y = w x``, from ``w = 1`` on: client ``i`` holds ``SIZES[i]`` times ``(1, SLOPES[i])``."""
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.ones_(model.weight)
+    ones = [torch.ones(size, 1, dtype=torch.float64) for size in SIZES]
+    train = [(x, slope * x) for x, slope in zip(ones, SLOPES, strict=True)]
+    training = hw.LocalTraining(batch_size=10, learning_rate=0.1, **local)
+    return hw.Task(model, "mse", train, train[0], local=training, metrics="loss")
+
+
+AMOUNTS = [({"steps": 5}, [5, 5]), ({"epochs": 1}, [1, 6]), ({"epochs": 5}, [5, 30])]
+
+
+@pytest.mark.parametrize(("amount", "steps"), AMOUNTS)
+def test_fedavg_weighs_clients_by_the_examples_that_they_hold(amount, steps):
+    """The paper's ``n_k``, whatever the local work: ``x + sum of n_i delta_i / sum of n_i``.
+
+    A step on ``(w x - b x)**2`` at ``x = 1`` multiplies ``w - b`` by ``1 - 2 * 0.1``.
+    """
+    result = hw.simulate(
+        line_task(**amount),
+        algorithms.fedavg(clients_per_round=2),
+        stop=until(versions=4),
+        record="events",
+    )
+    w = 1.0
+    for _ in range(4):
+        deltas = (w - SLOPES) * (0.8 ** np.array(steps) - 1.0)
+        w += np.average(deltas, weights=SIZES)
+    assert result.parameters.item() == pytest.approx(w, rel=1e-12)
+    assert {e.num_examples for e in arrivals(result.events)} == set(SIZES)
+    assert result.examples == 4 * 10 * sum(steps)
+    assert [result.clients[i].examples for i in range(2)] == [4 * 10 * count for count in steps]
+
+
+@pytest.mark.parametrize("form", ["weights", "delta"])
+@pytest.mark.parametrize(("amount", "steps"), AMOUNTS)
+def test_async_fedavg_damps_by_the_examples_that_a_client_holds(form, amount, steps):
+    """``n_i / (n_i + damping)`` at staleness 0, whatever the local work."""
+    algorithm = algorithms.async_fedavg(damping=40.0, form=form)
+    task = line_task(**amount)
+    result = hw.simulate(task, algorithm, concurrency=1, stop=until(updates=6), record="events")
+    w = 1.0
+    for event in arrivals(result.events):
+        i = int(event.worker.removeprefix("client-"))
+        share = SIZES[i] / (SIZES[i] + 40.0)
+        assert event.weight == pytest.approx(share, rel=1e-15)
+        w += share * (w - SLOPES[i]) * (0.8 ** steps[i] - 1.0)
+    assert result.parameters.item() == pytest.approx(w, rel=1e-12)
+
+
 def test_a_full_buffer_of_one_version_is_a_round():
     """FedBuff with K = n is FedAvg as long as all start from one version: to the bit."""
     task = perceptron_task()

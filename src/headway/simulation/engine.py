@@ -225,7 +225,7 @@ class Engine:
         client = flight.client
         if self._replicas is not None:
             result = self._replicas.train(client, result, flight.work.fragment)
-        payload, num_examples, num_steps, metrics, buffers = result
+        payload, num_examples, num_processed, num_steps, metrics, buffers = result
         # Straight through `tuple`, here and at a dispatch: it is half the time of a named tuple's
         # own constructor, and this is the inner loop.
         fields: Any = (
@@ -249,7 +249,7 @@ class Engine:
         if self._replicas is not None and receipt.answer is not None:
             self._replicas.answer(client, receipt.answer)
         tally = self.tally
-        tally.arrive(client, update, receipt, now - flight.dispatched_at)
+        tally.arrive(client, update, receipt, num_processed, now - flight.dispatched_at)
         if receipt.reason == "not_finite":
             self._see_not_finite(client, update)
         elif receipt.status != "rejected":
@@ -336,7 +336,7 @@ class Engine:
         if flight.duration_s <= 0.0:
             return 0
         share = min(1.0, (now - flight.dispatched_at) / flight.duration_s)
-        return round(share * self.trainer.num_examples(flight.client, flight.work))
+        return round(share * self.trainer.num_processed(flight.client, flight.work))
 
     def _see_not_finite(self, client: int, update: Update) -> None:
         self._in_a_row += 1

@@ -61,14 +61,15 @@ class Tally:
         if buffers is not None:
             self.bytes_down += _num_bytes(buffers)
 
-    def arrive(self, client: int, update: Update, receipt: Receipt, busy_s: float) -> None:
-        """An update arrived, and this is what became of it."""
+    def arrive(
+        self, client: int, update: Update, receipt: Receipt, examples: int, busy_s: float
+    ) -> None:
+        """An update arrived, and this is what became of it; ``examples`` is the work in it."""
         self.updates += 1
-        num_examples = update.num_examples
         count = self.clients[client]
         count.busy_s += busy_s
-        count.examples += num_examples
-        self.examples += num_examples
+        count.examples += examples
+        self.examples += examples
         self.bytes_up += update.payload.nbytes
         if update.buffers is not None:
             self.bytes_up += _num_bytes(update.buffers)
@@ -77,14 +78,14 @@ class Tally:
         if receipt.status == "rejected":
             count.rejected += 1
             self.reasons[receipt.reason] += 1
-            self.discarded_examples += num_examples
+            self.discarded_examples += examples
             if receipt.reason == "zero_weight":
                 self._drop()
         else:
             count.accepted += 1
             if receipt.status == "buffered":
                 self.held += 1
-                self.held_examples += num_examples
+                self.held_examples += examples
             self.staleness[receipt.staleness] += 1
             self.recent_staleness += 0.02 * (receipt.staleness - self.recent_staleness)
 

@@ -38,7 +38,11 @@ class LocalResult(NamedTuple):
 
     Attributes:
         payload: Flat ``[num_params]``, of the kind that the algorithm asks for.
-        num_examples: How many examples the job went through, repeated ones counted each time.
+        num_examples: What the payload counts for in a mean. For a delta or weights, how many
+            examples the client holds, however often or seldom the job went through them: the
+            papers' ``n_i``. For a gradient, how many its batches hold.
+        num_processed: How many examples the job went through, repeated ones counted each time:
+            the work that was done.
         num_steps: How many local steps (for gradients: batches) it took.
         metrics: What the client reports, such as ``{"loss": 0.7}``.
         buffers: The model's buffers afterwards, where it has any.
@@ -46,6 +50,7 @@ class LocalResult(NamedTuple):
 
     payload: Tensor
     num_examples: int
+    num_processed: int
     num_steps: int
     metrics: dict[str, float]
     buffers: Buffers | None = None
@@ -80,7 +85,7 @@ class LocalTrainer(Protocol):
         """How many local steps the job will take, known before it is done."""
         ...
 
-    def num_examples(self, client: int, work: WorkOrder) -> int:
+    def num_processed(self, client: int, work: WorkOrder) -> int:
         """How many examples the job will go through, known before it is done."""
         ...
 

@@ -76,7 +76,7 @@ class _Progress(NamedTuple):
 
     payload: Tensor
     loss: float
-    num_examples: int
+    num_processed: int
     num_steps: int
 
 
@@ -132,7 +132,7 @@ class Trainer:
         num_examples = self._data.num_examples(client)
         return self._local.num_steps(num_examples, work, self._payload) if num_examples else 0
 
-    def num_examples(self, client: int, work: WorkOrder) -> int:
+    def num_processed(self, client: int, work: WorkOrder) -> int:
         """How many examples a job will go through, repeated ones counted each time."""
         held = self._data.num_examples(client)
         if not held:
@@ -166,7 +166,10 @@ class Trainer:
         payload = self._chain.payload(progress.payload, job.states)
         return LocalResult(
             payload=payload.to(assignment.parameters.device),
-            num_examples=progress.num_examples,
+            num_examples=(
+                progress.num_processed if self._payload == "gradient" else len(job.inputs)
+            ),
+            num_processed=progress.num_processed,
             num_steps=progress.num_steps,
             metrics={"loss": progress.loss},
             buffers=self._replica.layout.flatten_buffers(self._module),

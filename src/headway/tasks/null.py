@@ -86,7 +86,9 @@ class NullTrainer:
     """Answers every job with one and the same result."""
 
     def __init__(self, payload: Tensor) -> None:
-        self._result = LocalResult(payload, num_examples=1, num_steps=1, metrics={})
+        self._result = LocalResult(
+            payload, num_examples=1, num_processed=1, num_steps=1, metrics={}
+        )
 
     def train(self, assignment: Assignment) -> LocalResult:
         """Return the result, the same object each time."""
@@ -96,7 +98,7 @@ class NullTrainer:
         """One, whatever the order says."""
         return 1
 
-    def num_examples(self, client: int, work: WorkOrder) -> int:
+    def num_processed(self, client: int, work: WorkOrder) -> int:
         """One, whatever the order says."""
         return 1
 

@@ -37,8 +37,8 @@ def quadratic(
 
     ``A`` is diagonal with eigenvalues spaced evenly in the logarithm from ``1 / condition`` to 1,
     ``c`` and ``z_i`` are standard normal. A local step uses the exact gradient
-    :math:`A (x - c_i)`, plus ``noise`` times a standard normal vector; an epoch is one step, and
-    a step counts as one example.
+    :math:`A (x - c_i)`, plus ``noise`` times a standard normal vector; an epoch is one step. A
+    client holds one example, and a step goes through it once.
 
     Args:
         dim: Length of ``x``, at least 1.
@@ -193,7 +193,7 @@ class QuadraticTrainer:
         """How many local steps (for gradients: draws of the noise) a job takes."""
         return self._local.num_steps(1, work, self._payload)
 
-    def num_examples(self, client: int, work: WorkOrder) -> int:
+    def num_processed(self, client: int, work: WorkOrder) -> int:
         """One per step."""
         return self.num_steps(client, work)
 
@@ -219,7 +219,8 @@ class QuadraticTrainer:
                 payload, loss = self._walk(base, center, steps, rate, states)
             payload = self._chain.payload(payload, states)
         payload = payload.to(assignment.parameters.device)
-        return LocalResult(payload, steps, steps, {"loss": loss})
+        held = steps if self._payload == "gradient" else 1
+        return LocalResult(payload, held, steps, steps, {"loss": loss})
 
     def _gradient(
         self, base: Tensor, center: Tensor, draws: int, states: tuple[Any, ...]

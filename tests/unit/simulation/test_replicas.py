@@ -26,7 +26,7 @@ def ticket(parameters: Any, fragment: int | None = None) -> Checkout:
 
 
 def result(payload: Any) -> LocalResult:
-    return LocalResult(payload, 1, 1, {})
+    return LocalResult(payload, 1, 1, 1, {})
 
 
 def test_a_client_that_was_never_sent_anything_has_the_initial_model() -> None:

@@ -207,7 +207,7 @@ def test_a_loss_that_is_nan_ends_the_job_and_shows(payload: str) -> None:
     assert math.isnan(result.metrics["loss"])
     assert not torch.isfinite(result.payload).all()
     assert result.num_steps <= 2
-    assert result.num_examples == 10 * result.num_steps
+    assert result.num_processed == 10 * result.num_steps
     # The next job starts clean.
     healthy = make_task()
     trainer = healthy.trainer(algorithm(payload), CPU)

@@ -122,7 +122,7 @@ def test_a_gradient_is_that_of_one_batch_unless_more_is_asked_for() -> None:
     task = make_task(local=LocalTraining(epochs=5, batch_size=8))
     result = do(task, "gradient")
     assert torch.equal(result.payload, _gradient(_rows(8)))
-    assert (result.num_steps, result.num_examples) == (1, 8)
+    assert (result.num_steps, result.num_examples, result.num_processed) == (1, 8, 8)
 
 
 @pytest.mark.parametrize(("steps", "examples"), [(2, 16), (3, 23)])
@@ -133,6 +133,7 @@ def test_a_gradient_of_several_batches_is_the_mean_over_their_examples(
     result = do(task, "gradient")
     torch.testing.assert_close(result.payload, _gradient(_rows(examples)), rtol=1e-5, atol=1e-6)
     assert (result.num_steps, result.num_examples) == (steps, examples)
+    assert result.num_processed == examples
 
 
 def test_an_ordered_epoch_makes_the_gradient_of_all_data() -> None:
@@ -162,7 +163,21 @@ def test_a_work_order_overrides_amount_and_rate() -> None:
     assert torch.equal(ordered.payload, own.payload)
     assert ordered.num_steps == 4
     # The third batch of a pass of 23 is the uneven one, and the fourth begins the next pass.
-    assert ordered.num_examples == 8 + 8 + 7 + 8
+    assert ordered.num_processed == 8 + 8 + 7 + 8
+
+
+@pytest.mark.parametrize("payload", ["delta", "weights"])
+@pytest.mark.parametrize(
+    ("amount", "processed"),
+    [({"epochs": 3}, 3 * 23), ({"epochs": 0.5}, 8 + 8), ({"steps": 1}, 8), ({"steps": 4}, 31)],
+)
+def test_a_delta_counts_for_all_that_the_client_holds(
+    payload: str, amount: dict[str, Any], processed: int
+) -> None:
+    task = make_task(local=LocalTraining(batch_size=8, **amount))
+    result = do(task, payload)
+    assert (result.num_examples, result.num_processed) == (23, processed)
+    assert task.trainer(algorithm(payload), CPU).num_processed(0, WorkOrder()) == processed
 
 
 @pytest.mark.parametrize("payload", ["delta", "gradient"])

@@ -56,7 +56,8 @@ def test_local_steps_are_those_of_autograd(steps: int, proximal: float) -> None:
     result = _do(task, "delta")
     torch.testing.assert_close(result.payload, delta, rtol=1e-12, atol=1e-13)
     assert result.metrics["loss"] == pytest.approx(loss, rel=1e-12)
-    assert (result.num_steps, result.num_examples) == (steps, steps)
+    assert (result.num_steps, result.num_examples, result.num_processed) == (steps, 1, steps)
+    assert task.trainer(algorithm(), CPU).num_processed(0, WorkOrder()) == steps
     weights = _do(task, "weights").payload
     torch.testing.assert_close(weights, task.start(3, CPU).parameters + delta)
 
