@@ -21,12 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, final
 
+import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigurationError, LogDamagedError, LogError, RunFolderError
 from headway.core.events import Event, Submitted
 from headway.core.layout import Buffers
-from headway.observe import files, toml
+from headway.observe import files, odd, toml
 from headway.observe.environment import describe_environment
 from headway.observe.eventlog import EventLog, encode_event, read_events
 from headway.observe.payloads import PayloadReader, PayloadWriter, Record
@@ -74,6 +75,7 @@ class RunFolder:
         self._events: EventLog | None = None
         self._points: EventLog | None = None
         self._payloads: PayloadWriter | None = None
+        self._device = torch.device("cpu")
 
     @classmethod
     def create(
@@ -162,10 +164,15 @@ class RunFolder:
             RunFolderError: They cannot be written.
         """
         self._payloads = PayloadWriter(self.path / PAYLOADS)
+        self._device = parameters.device
         self._payloads.append(parameters, buffers, meta={**(about or {}), "kind": "initial"})
 
     def append_events(self, events: Sequence[Event]) -> None:
         """Append events; of those that carry a payload, the payload too.
+
+        A rejected update may carry a tensor of any dtype and shape; it is kept as it is. What
+        cannot be kept, because it is on another device or quantized, is described: the run can be
+        replayed all the same.
 
         Raises:
             ConfigurationError: There is a payload, but :meth:`append_initial` was not called.
@@ -319,8 +326,17 @@ class RunFolder:
                 where=str(self.path),
                 help="call append_initial(parameters, buffers) before the first event",
             )
-        meta = {"kind": "update", "job": event.job}
-        return self._payloads.append(payload, event.buffers, meta=meta)
+        meta: dict[str, Any] = {"kind": "update", "job": event.job}
+        named = {"payload": payload}
+        if event.buffers is not None:
+            named |= {"floating": event.buffers.floating, "integer": event.buffers.integer}
+        found = {name: odd.flatten(tensor, self._device) for name, tensor in named.items()}
+        told = {name: about for name, (_, about) in found.items() if about is not None}
+        if told:
+            meta["odd"] = told
+        flat = [tensor for tensor, _ in found.values()]
+        buffers = Buffers(flat[1], flat[2]) if event.buffers is not None else None
+        return self._payloads.append(flat[0], buffers, meta=meta)
 
     def _open_log(self, log: EventLog | None) -> EventLog:
         if log is None:

@@ -5,7 +5,8 @@ r"""Payloads: an append-only file of framed records with checksums, beside the e
     file    = "\x89HWPAY\r\n"  u32 version          then records
     record  = header  meta  data  u32 crc           little endian throughout
     header  = "HREC"  u32 number  u32 len(meta)  u64 len(data)  u32 crc of these
-    meta    = JSON: {"kind": ..., "job": ..., "tensors": [[name, dtype, numel], ...]}
+    meta    = JSON: {"kind": ..., "job": ..., "tensors": [[name, dtype, numel], ...]}, and "odd" of
+              tensors that are not what they seem: see :mod:`headway.observe.odd`
     data    = the tensors' bytes, one after the other
 
 A checksum is CRC-32 as in zlib; the last one is over header, meta and data. A reader believes no
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from headway.core.errors import ArgumentTypeError, LogDamagedError
 from headway.core.layout import Buffers
-from headway.observe import files, strict
+from headway.observe import files, odd, strict
 
 __all__ = ["PayloadReader", "PayloadWriter", "Record", "little_endian"]
 
@@ -51,6 +52,7 @@ _DTYPES: Final[dict[str, tuple[torch.dtype, str]]] = {
     "float16": (torch.float16, "<f2"),
     "bfloat16": (torch.bfloat16, "<i2"),
     "int64": (torch.int64, "<i8"),
+    "uint8": (torch.uint8, "|u1"),
 }
 _CARRIED_AS: Final = {torch.bfloat16: torch.int16}
 
@@ -60,7 +62,8 @@ class Record(NamedTuple):
 
     Attributes:
         meta: What the record says of itself: ``"kind"``, ``"job"``, ``"tensors"``.
-        tensors: The tensors by their names, flat, in memory of their own.
+        tensors: The tensors by their names, in memory of their own; flat, but for those of a
+            rejected update that were not.
     """
 
     meta: dict[str, Any]
@@ -97,7 +100,7 @@ class PayloadWriter:
         """Append one record, straight from the tensors' memory where they are on the CPU.
 
         Args:
-            payload: Flat tensor; float64, float32, float16, bfloat16 or int64.
+            payload: Flat tensor; float64, float32, float16, bfloat16, int64 or uint8.
             buffers: What came with it.
             meta: Plain values to keep beside it.
 
@@ -297,6 +300,8 @@ class PayloadReader:
             tensors[name] = _tensor(block, _DTYPES[dtype][0])
         if self._file.read(_CRC.size) != _CRC.pack(crc):
             raise self._damaged(number, "it fails the checksum")
+        for name, about in dict(meta.get("odd", {})).items():
+            tensors[name] = odd.restore(tensors[name], about)
         return Record(meta, tensors)
 
     def _meta(

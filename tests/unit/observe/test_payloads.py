@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,3 +242,20 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         PayloadReader(tmp_path / "absent.bin")
     with pytest.raises(RunFolderError, match="cannot write"):
         PayloadWriter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"payload": {"dtype": "nothing", "shape": [3], "kept": True}},
+        {"payload": {"dtype": "int32", "shape": [3], "kept": True}},
+        {"payload": {"dtype": "uint8", "shape": [2, 2], "kept": True}},
+        {"payload": {"dtype": "uint8"}},
+        {"payload": 3},
+    ],
+)
+def test_a_description_that_does_not_fit_its_tensor_is_damage(tmp_path: Path, odd: Any) -> None:
+    with PayloadWriter(tmp_path / "payloads.bin") as writer:
+        writer.append(torch.zeros(3, dtype=torch.uint8), meta={"kind": "update", "odd": odd})
+    with PayloadReader(tmp_path / "payloads.bin") as reader, pytest.raises(LogDamagedError):
+        reader.read(0)

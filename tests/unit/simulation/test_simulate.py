@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -269,6 +270,80 @@ def test_a_folder_with_payloads_can_be_replayed(tmp_path: Any) -> None:
     # The payloads are in the folder; what is in memory holds the rest.
     arrived = [event for event in result.events if isinstance(event, core.Submitted)]
     assert [event.payload for event in arrived] == [None] * 20
+
+
+class Odd(Chase):
+    """Client 1 sends something else than what was asked for."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any], **options: Any) -> None:
+        super().__init__([1.0] * 4, dim=4, **options)
+        self.change = change
+
+    def trainer(self, algorithm: Any, device: Any) -> Any:
+        made, train = super().trainer(algorithm, device), ChaseTrainer.train
+
+        def changed(assignment: Any) -> Any:
+            result = train(made, assignment)
+            if assignment.client != 1:
+                return result
+            if result.buffers is None:
+                return result._replace(payload=self.change(result.payload))
+            floating, integer = result.buffers
+            return result._replace(buffers=core.Buffers(self.change(floating), integer))
+
+        made.train = changed  # type: ignore[method-assign]
+        return made
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda payload: payload.to(torch.int32), "wrong_dtype"),
+        (lambda payload: payload.to(torch.complex64).conj(), "wrong_dtype"),
+        (lambda payload: payload.to(torch.float8_e5m2), "wrong_dtype"),
+        (lambda payload: payload > 0, "wrong_dtype"),
+        (lambda payload: torch.quantize_per_tensor(payload, 0.1, 0, torch.quint8), "wrong_dtype"),
+        (lambda payload: payload.reshape(2, 2).t(), "wrong_size"),
+        (lambda payload: payload.sum(), "wrong_size"),
+        (lambda payload: payload.to("meta"), "wrong_device"),
+        (lambda payload: payload.to_sparse(), "wrong_type"),
+        (lambda payload: payload.tolist(), "wrong_type"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_what_a_careless_client_sends_is_logged_and_refused_again_in_a_replay(
+    tmp_path: Any, change: Callable[[torch.Tensor], Any], fault: str
+) -> None:
+    task = Odd(change)
+    options: dict[str, Any] = {"record": "payloads", "folder": tmp_path / "run"}
+    result = simulate(task, **options)
+    assert result.counts[f"rejected:{fault}"] == result.counts["rejected"] == 5
+    opened = RunFolder.open(tmp_path / "run")
+    server = core.Server(torch.zeros(4), DELTA, scheduler=core.RandomOrder())
+    core.replay(server, opened.events(payloads=True))
+    assert weights_hash(server.parameters) == result.weights_hash
+    assert log_hash(opened.events()) == result.log_hash
+    sent = change(torch.ones(4))
+    if fault in ("wrong_dtype", "wrong_size") and not sent.is_quantized:
+        (first, *_) = [e for e in opened.events(payloads=True) if is_rejected(e)]
+        assert first.payload.dtype is sent.dtype  # type: ignore[union-attr]
+        assert first.payload.shape == sent.shape  # type: ignore[union-attr]
+
+
+def is_rejected(event: core.Event) -> bool:
+    return isinstance(event, core.Submitted) and event.status == "rejected"
+
+
+def test_buffers_of_the_wrong_kind_are_logged_and_refused_again(tmp_path: Any) -> None:
+    task = Odd(lambda floating: floating.to(torch.int16).reshape(1, 3), has_buffers=True)
+    result = simulate(task, record="payloads", folder=tmp_path / "run")
+    assert result.counts["rejected:wrong_buffers"] == 5
+    start = task.start(0, torch.device("cpu"))
+    server = core.Server(
+        start.parameters, DELTA, scheduler=core.RandomOrder(), buffers=start.buffers
+    )
+    core.replay(server, RunFolder.open(tmp_path / "run").events(payloads=True))
+    assert weights_hash(server.parameters, server.buffers) == result.weights_hash
 
 
 def test_a_run_that_breaks_leaves_its_log(tmp_path: Any) -> None:

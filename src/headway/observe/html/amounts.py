@@ -65,7 +65,8 @@ def _rounded(mean: float, std: float) -> tuple[str, str]:
     if not 1e-4 <= abs(mean) < 1e15:
         return text.number(mean, 4), text.number(std, 2)
     decimals = max(0, min(1 - floor(log10(std)), 3 - floor(log10(abs(mean)))))
-    small = std < 10.0**-decimals
+    # One digit of a deviation could be a third off.
+    small = std < 10.0 ** (1 - decimals)
     return f"{mean:,.{decimals}f}", text.number(std, 2) if small else f"{std:,.{decimals}f}"
 
 
