@@ -122,11 +122,18 @@ def _explain(error: Exception) -> int | None:
     if errors is None or not isinstance(error, errors.HeadwayError):
         said = str(error).partition("\n")[0]
         typer.echo(f"error: {type(error).__name__}: {said}", err=True)
+        _echo_notes(error)
         typer.echo("  help   this should not happen; run it again with --debug", err=True)
         return EXIT_ERROR
     typer.echo(f"error: {error}", err=True)
+    _echo_notes(error)
     near_side = isinstance(error, errors.UsageError | errors.DataError)
     return EXIT_USAGE if near_side else EXIT_ERROR
+
+
+def _echo_notes(error: Exception) -> None:
+    for note in getattr(error, "__notes__", ()):
+        typer.echo(f"  note   {note.removeprefix('Headway: ')}", err=True)
 
 
 def _let_go_of_the_pipe() -> None:

@@ -3,6 +3,7 @@
 ::
 
     config.toml                     what was run, with every default filled in
+    run.json                        what is known of the result when the run begins
     environment.json                versions, git commit, hardware, flags
     events.jsonl                    one event a line
     payloads.bin                    the payloads, where they were kept
@@ -33,7 +34,7 @@ from headway.observe.eventlog import EventLog, encode_event, read_events
 from headway.observe.payloads import PayloadReader, PayloadWriter, Record
 from headway.observe.points import Point
 from headway.observe.result import Result
-from headway.observe.saving import EVENTS, MODEL, POINTS, RESULT, load_result, save_result
+from headway.observe.saving import ABOUT, EVENTS, MODEL, POINTS, RESULT, load_result, save_result
 from headway.observe.strict import dumps
 
 __all__ = ["RunFolder"]
@@ -42,7 +43,7 @@ CONFIG: Final = "config.toml"
 ENVIRONMENT: Final = "environment.json"
 PAYLOADS: Final = "payloads.bin"
 REPORT: Final = "report.html"
-_OURS: Final = (RESULT, REPORT, MODEL, EVENTS, PAYLOADS, POINTS, ENVIRONMENT, CONFIG)
+_OURS: Final = (RESULT, ABOUT, REPORT, MODEL, EVENTS, PAYLOADS, POINTS, ENVIRONMENT, CONFIG)
 
 
 @final
@@ -141,8 +142,23 @@ class RunFolder:
 
     @property
     def has_result(self) -> bool:
-        """Whether the run has ended, of itself or by an interruption that it could answer."""
+        """Whether the run has ended: by itself, an interruption or an exception, but not killed."""
         return (self.path / RESULT).is_file()
+
+    def write_about(self, about: Mapping[str, Any]) -> None:
+        """Write what is known of the result before the run has begun.
+
+        From this, the events and the evaluations, :meth:`result` puts a result together for a run
+        that was killed.
+
+        Args:
+            about: The fields of :class:`~headway.observe.Result` from ``label`` to
+                ``num_clients``, plain values.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        files.write_json(self.path / ABOUT, dict(about))
 
     def append_initial(
         self,
@@ -297,13 +313,13 @@ class RunFolder:
         return files.read_lines(self.path / POINTS, Point.from_record)
 
     def result(self, *, events: bool = True) -> Result:
-        """What the run came to.
+        """What the run came to; of a run that was killed or still goes on, what there is.
 
         Args:
             events: Whether to read the events too.
 
         Raises:
-            RunFolderError: The run has not ended, or its result cannot be read.
+            RunFolderError: The result cannot be read, or too little is here to make one.
             LogDamagedError: A file is damaged.
         """
         return load_result(self.path, events=events)

@@ -265,6 +265,9 @@ class Result:
     def load(cls, folder: str | Path, *, events: bool = True) -> Result:
         """Read a result that :meth:`save` or a run has written.
 
+        Of a run that was killed it is put together from the events and evaluations that reached the
+        disk; ``stop_reason`` and ``warnings`` say so, and there is no model.
+
         Args:
             folder: The folder.
             events: Whether to read the events too, where they are kept.

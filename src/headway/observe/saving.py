@@ -21,6 +21,7 @@ from headway.observe.eventlog import encode_events, read_events
 from headway.observe.hashing import weights_hash
 from headway.observe.points import ClientCount, Point
 from headway.observe.result import Result
+from headway.observe.unfinished import rebuild
 from headway.observe.weights import Weights, load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["load_comparison", "load_result", "save_comparison", "save_result"]
 
 RESULT: Final = "result.json"
+ABOUT: Final = "run.json"
 COMPARISON: Final = "comparison.json"
 MODEL: Final = "checkpoints/final.safetensors"
 EVENTS: Final = "events.jsonl"
@@ -47,7 +49,7 @@ def save_result(result: Result, folder: str | Path) -> Path:
         own = result.folder is not None and result.folder.resolve() == path.resolve()
         if not own:
             # What another run left here must not be taken for a part of this one.
-            for name in (RESULT, MODEL, EVENTS, POINTS, "payloads.bin"):
+            for name in (RESULT, ABOUT, MODEL, EVENTS, POINTS, "payloads.bin"):
                 (path / name).unlink(missing_ok=True)
     if not own:
         files.write_lines(path / POINTS, (strict.dumps(p._asdict()) for p in result.history))
@@ -69,6 +71,8 @@ def load_result(folder: str | Path, *, events: bool = True) -> Result:
     """See :meth:`Result.load`."""
     path = Path(folder)
     if not (path / RESULT).is_file():
+        if (path / ABOUT).is_file():
+            return _rebuilt(path, events=events)
         raise RunFolderError(
             "there is no finished run in this folder",
             where=str(path),
@@ -83,6 +87,21 @@ def load_result(folder: str | Path, *, events: bool = True) -> Result:
         _check_weights(path / MODEL, result)
     if events and (path / EVENTS).is_file():
         result.events = list(read_events(path / EVENTS))
+    return result
+
+
+def _rebuilt(path: Path, *, events: bool) -> Result:
+    """What can be had of a run that was killed, or that is still going on."""
+    logged = list(read_events(path / EVENTS)) if (path / EVENTS).is_file() else []
+    points = (path / POINTS).is_file()
+    history = list(files.read_lines(path / POINTS, Point.from_record)) if points else []
+    about = files.read_json(path / ABOUT)
+    try:
+        result = rebuild(about, history, logged)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path / ABOUT, error) from error
+    result.folder = path
+    result.events = logged if events else []
     return result
 
 

@@ -124,6 +124,7 @@ class Engine:
         self.history: list[Point] = []
         self.warnings: list[str] = []
         self.interrupted = False
+        self.failed_in = ""
         self._evaluated = evaluated
         self._reported = reported
         self._times = settings.population.job_times(settings.seed)
@@ -193,12 +194,24 @@ class Engine:
         self.interrupted = True
         self._end = "interrupted"
 
+    def fail(self, error: Exception) -> str:
+        """Note an exception that ends the run, in its log: why it ended."""
+        self.tally.close(self.server.version)
+        data = {"error": type(error).__name__, "message": str(error)}
+        self._note("failed", {"worker": self.failed_in, **data})
+        return f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
+
     def evaluate(self) -> None:
         """Measure the model, and look whether that ends the run."""
         server, progress, tally = self.server, self.progress, self.tally
         progress.wall_time_s = time.perf_counter() - self._started_at
         progress.updates, progress.versions = tally.updates, server.version
-        progress.metrics = metrics = self.settings.task.evaluate(server.parameters, server.buffers)
+        try:
+            metrics = self.settings.task.evaluate(server.parameters, server.buffers)
+        except Exception:
+            self.failed_in = "evaluation"
+            raise
+        progress.metrics = metrics
         point = Point(
             tally.updates,
             server.version,
@@ -221,8 +234,12 @@ class Engine:
 
     def _complete(self, job: int, now: float) -> None:
         flight = self._flights.pop(job)
-        result = self.executor.finish(job)
         client = flight.client
+        try:
+            result = self.executor.finish(job)
+        except Exception:
+            self.failed_in = client_name(client)
+            raise
         if self._replicas is not None:
             result = self._replicas.train(client, result, flight.work.fragment)
         payload, num_examples, num_processed, num_steps, metrics, buffers = result

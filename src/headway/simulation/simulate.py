@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
 from headway.core import Algorithm, Bulk, Event, Recording, Scheduler, Submitted
+from headway.core.errors import HeadwayError
 from headway.observe import (
     LogHash,
     Observer,
@@ -70,7 +72,9 @@ def simulate(
 
     Returns:
         The history, the counts, the events and the final model. Ctrl-C ends the run after the
-        present job, and the result says so; a second Ctrl-C is not caught.
+        present job, and the result says so; a second Ctrl-C is not caught. An exception in a client
+        or an evaluation goes on to the caller, with a note that says where; the folder then holds
+        what there is, with ``"failed: ..."`` as the reason of its end.
 
     Raises:
         ArgumentTypeError: An argument is of the wrong kind.
@@ -102,12 +106,15 @@ def simulate(
     )
     run_folder = _open(folder, settings)
     recorder = _Recorder(settings, run_folder, observers, label or algorithm.name)
-    engine = Engine(settings, evaluated=recorder.evaluated, reported=recorder.reported)
+    engine = recorder.engine()
     try:
         recorder.started(engine)
         with _interruptible(engine):
             engine.begin()
             reason = engine.run()
+    except Exception as error:
+        recorder.failed(engine, error)
+        raise
     except BaseException:
         recorder.broken_off(engine)
         raise
@@ -159,8 +166,19 @@ class _Recorder:
         self._events: list[Event] = []
         self._hash = LogHash()
 
+    def engine(self) -> Engine:
+        """Make the engine; where that fails, nothing is left open."""
+        try:
+            return Engine(self._settings, evaluated=self.evaluated, reported=self.reported)
+        except BaseException:
+            if self._folder is not None:
+                self._folder.close()
+            raise
+
     def started(self, engine: Engine) -> None:
         settings = self._settings
+        if self._folder is not None:
+            self._folder.write_about(_about(settings, self._label))
         if self._folder is not None and settings.record == "payloads":
             self._folder.append_initial(engine.server.parameters, engine.server.buffers)
         info = RunInfo(
@@ -203,20 +221,39 @@ class _Recorder:
 
     def finished(self, engine: Engine, reason: str) -> Result:
         self._take_events(engine)
-        result = _result(engine, reason, self._label)
-        result.events = self._events
-        result.log_hash = self._hash.hexdigest() if self._events else ""
+        result = self._result(engine, reason)
         if self._folder is not None:
             self._folder.close(result)
         for observer in self._observers:
             observer.finished(result)
         return result
 
+    def failed(self, engine: Engine, error: Exception) -> None:
+        """Save what there is of a run that an exception ends, and tell the exception where."""
+        reason = engine.fail(error)
+        where = engine.failed_in or "the run"
+        told = f"Headway: in {where}, after {engine.tally.updates:,} updates"
+        if self._folder is not None:
+            try:
+                self._take_events(engine)
+                self._folder.close(self._result(engine, reason))
+                told += f"; what there is of the run is in {self._folder.path}"
+            # The user shall see the first error, not one that it may have led to.
+            except (HeadwayError, OSError) as second:
+                told += f"; and it could not be saved: {second}"
+        error.add_note(told)
+
     def broken_off(self, engine: Engine) -> None:
-        """Keep what there is of a run that ends with an exception."""
+        """Keep what there is of a run that is broken off."""
         if self._folder is not None:
             self._take_events(engine)
             self._folder.close()
+
+    def _result(self, engine: Engine, reason: str) -> Result:
+        result = _result(engine, reason, self._label)
+        result.events = self._events
+        result.log_hash = self._hash.hexdigest() if self._events else ""
+        return result
 
     def _take_events(self, engine: Engine) -> None:
         events = engine.server.take_events()
@@ -232,18 +269,25 @@ class _Recorder:
         self._events.extend(events)
 
 
+def _about(settings: Settings, label: str) -> dict[str, Any]:
+    """What is known of a result before the run has begun."""
+    return {
+        "label": label,
+        "algorithm": settings.algorithm.name,
+        "settings": plain(settings.algorithm.settings),
+        "task": settings.task.name,
+        "seed": settings.seed,
+        "synchronous": isinstance(settings.algorithm.gate, Bulk),
+        "population": settings.population.describe(),
+        "concurrency": settings.scheduler.concurrency,
+        "num_clients": settings.task.num_clients,
+    }
+
+
 def _result(engine: Engine, reason: str, label: str) -> Result:
     settings, tally, server = engine.settings, engine.tally, engine.server
     return Result(
-        label=label,
-        algorithm=settings.algorithm.name,
-        settings=plain(settings.algorithm.settings),
-        task=settings.task.name,
-        seed=settings.seed,
-        synchronous=isinstance(settings.algorithm.gate, Bulk),
-        population=settings.population.describe(),
-        concurrency=settings.scheduler.concurrency,
-        num_clients=settings.task.num_clients,
+        **_about(settings, label),
         history=engine.history,
         staleness=dict(sorted(tally.staleness.items())),
         counts=_counts(engine),
@@ -259,7 +303,7 @@ def _result(engine: Engine, reason: str, label: str) -> Result:
         idle_share=tally.idle_share(engine.progress.virtual_time_s),
         stop_reason=reason,
         interrupted=engine.interrupted,
-        warnings=[*engine.warnings, *_warnings(engine)],
+        warnings=[*engine.warnings, *_warnings(engine, reason)],
         parameters=server.parameters.clone(),
         layout=server.layout,
         buffers=None if server.buffers is None else server.buffers.clone(),
@@ -279,8 +323,11 @@ def _counts(engine: Engine) -> dict[str, int]:
     }
 
 
-def _warnings(engine: Engine) -> list[str]:
+def _warnings(engine: Engine, reason: str) -> list[str]:
     warnings = []
+    if reason.startswith("failed"):
+        where = f" in {engine.failed_in}" if engine.failed_in else ""
+        warnings.append(f"the run did not finish, its numbers are those until it failed{where}")
     bad = engine.tally.reasons["not_finite"]
     if bad:
         warnings.append(

@@ -70,7 +70,7 @@ class Tally:
         count.busy_s += busy_s
         count.examples += examples
         self.examples += examples
-        self.bytes_up += update.payload.nbytes
+        self.bytes_up += _size_of(update.payload)
         if update.buffers is not None:
             self.bytes_up += _num_bytes(update.buffers)
         if receipt.version > self.version:
@@ -146,6 +146,14 @@ class Tally:
             )
             for client, count in sorted(self.clients.items())
         }
+
+
+def _size_of(payload: Tensor) -> int:
+    try:
+        return payload.nbytes
+    except (AttributeError, RuntimeError):
+        # A careless client sent a list, or a sparse tensor: rejected, and of unknown size.
+        return 0
 
 
 def _num_bytes(buffers: Buffers | None) -> int:

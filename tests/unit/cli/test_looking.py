@@ -98,3 +98,31 @@ def test_what_is_no_run_folder(headway, here):
         done = headway(command, "empty")
         assert done.code == 1
         assert "not a run folder" in done.err
+
+
+def test_a_run_that_was_killed_can_be_reported(headway, run):
+    (run / "result.json").unlink()
+    assert headway("report", "run").code == 0
+    assert "did not finish" in (run / "report.html").read_text()
+
+
+def test_a_run_that_fails_says_where_and_can_be_reported_and_replayed(headway, here, monkeypatch):
+    from headway.tasks import quadratic
+
+    evaluate = type(quadratic(dim=2, num_clients=2)).evaluate
+
+    def fails(task, *arguments):
+        fails.calls += 1
+        if fails.calls == 3:
+            raise ValueError("no luck")
+        return evaluate(task, *arguments)
+
+    fails.calls = 0
+    monkeypatch.setattr(type(quadratic(dim=2, num_clients=2)), "evaluate", fails)
+    done = headway("simulate", "quick.toml", "--record", "payloads", "--out", "run")
+    assert done.code == 1
+    assert "error: ValueError: no luck" in done.err
+    assert "in evaluation, after 10 updates; what there is of the run is in run" in done.err
+    assert headway("report", "run").code == 0
+    assert "failed: ValueError: no luck" in (here / "run" / "report.html").read_text()
+    assert headway("replay", "run").code == 0

@@ -16,6 +16,7 @@ FOLDER = {
     "metrics.jsonl",
     "report.html",
     "result.json",
+    "run.json",
 }
 
 

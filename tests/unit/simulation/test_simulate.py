@@ -346,19 +346,122 @@ def test_buffers_of_the_wrong_kind_are_logged_and_refused_again(tmp_path: Any) -
     assert weights_hash(server.parameters, server.buffers) == result.weights_hash
 
 
-def test_a_run_that_breaks_leaves_its_log(tmp_path: Any) -> None:
-    class Breaks(Chase):
-        def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
-            if len(self.trained) > 10:
-                raise ZeroDivisionError
-            return {"value": float(parameters[0])}
+class Breaks(Chase):
+    """The eleventh evaluation or the twelfth job raises."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__([1.0] * 4)
+        self.where = where
+
+    def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
+        if self.where == "evaluation" and len(self.trained) > 10:
+            raise ZeroDivisionError("by zero")
+        return super().evaluate(parameters, buffers)
+
+    def trainer(self, algorithm: Any, device: Any) -> Any:
+        made, train = super().trainer(algorithm, device), ChaseTrainer.train
+
+        def broken(assignment: Any) -> Any:
+            if self.where == "client" and len(self.trained) == 11:
+                raise ZeroDivisionError("by zero")
+            return train(made, assignment)
+
+        made.train = broken  # type: ignore[method-assign]
+        return made
+
+
+@pytest.mark.parametrize(("where", "updates"), [("client", 11), ("evaluation", 15)])
+def test_a_run_that_fails_leaves_all_that_there_is_and_says_where(
+    tmp_path: Any, where: str, updates: int
+) -> None:
+    with pytest.raises(ZeroDivisionError, match="by zero") as error:
+        simulate(Breaks(where), folder=tmp_path / "run", evaluate_every=5)
+    (note,) = error.value.__notes__
+    assert str(tmp_path / "run") in note
+    opened = RunFolder.open(tmp_path / "run")
+    *_, last = opened.events()
+    assert isinstance(last, core.Noted)
+    assert (last.kind, last.data["error"], last.data["message"]) == (
+        *("failed", "ZeroDivisionError"),
+        "by zero",
+    )
+    worker = last.data["worker"]
+    assert worker == "evaluation" if where == "evaluation" else worker.startswith("client-")
+    assert worker in note
+    loaded = hw.Result.load(tmp_path / "run")
+    assert (loaded.updates, loaded.interrupted) == (updates, False)
+    assert loaded.stop_reason == "failed: ZeroDivisionError: by zero"
+    assert any("did not finish" in warning and worker in warning for warning in loaded.warnings)
+    assert loaded.parameters is not None
+    assert [point.updates for point in opened.points()] == [0, 5, 10]
+    loaded.report(tmp_path / "report.html")
+
+
+def test_a_run_without_a_folder_fails_with_a_note_too() -> None:
+    with pytest.raises(ZeroDivisionError) as error:
+        simulate(Breaks("client"))
+    assert error.value.__notes__[0].startswith("Headway: in client-")
+
+
+def test_the_first_error_is_told_when_the_run_cannot_be_saved(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise RunFolderError("no space left")
+
+    monkeypatch.setattr("headway.observe.folder.save_result", full)
+    with pytest.raises(ZeroDivisionError) as error:
+        simulate(Breaks("client"), folder=tmp_path / "run")
+    assert "could not be saved: no space left" in error.value.__notes__[0]
+
+
+def test_a_task_that_cannot_start_leaves_no_open_file(tmp_path: Any) -> None:
+    class Unable(Chase):
+        def start(self, seed: int, device: Any) -> Any:
+            raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        simulate(Breaks([1.0] * 4), folder=tmp_path / "run", evaluate_every=5)
-    opened = RunFolder.open(tmp_path / "run")
-    assert not opened.has_result
-    assert [point.updates for point in opened.points()] == [0, 5, 10]
-    assert sum(isinstance(event, core.Submitted) for event in opened.events()) == 15
+        simulate(Unable([1.0]), folder=tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").config()["task"]["name"] == "chase"
+
+
+def test_a_run_that_was_killed_still_has_a_result(tmp_path: Any) -> None:
+    """All that the log can tell is as in the result that was written, and is then taken away."""
+    clients = population.with_dropout(population.exponential(6, mean_s=1.0), 0.1)
+    whole = simulate(
+        perceptron_task(),
+        algorithms.fedavg(clients_per_round=3, over_selection=1.5),
+        population=clients,
+        stop=until(updates=60),
+        evaluate_every=7,
+        folder=tmp_path / "run",
+    )
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / "checkpoints" / "final.safetensors").unlink()
+    found = hw.Result.load(tmp_path / "run")
+    assert found.stop_reason.startswith("unfinished")
+    assert any("did not finish" in warning for warning in found.warnings)
+    assert (found.parameters, found.weights_hash) == (None, "")
+    for name in (
+        *("label", "algorithm", "settings", "task", "seed", "synchronous", "population"),
+        *("concurrency", "num_clients", "history", "staleness", "updates", "versions"),
+        *("virtual_time_s", "log_hash", "idle_share", "bytes_up"),
+    ):
+        assert getattr(found, name) == getattr(whole, name), name
+    assert whole.counts["lost"] > 0 < whole.counts["cancelled"]
+    assert found.counts == {name: whole.counts[name] for name in found.counts}
+    for client, count in whole.clients.items():
+        assert found.clients[client]._replace(examples=0) == count._replace(examples=0)
+    assert str(found)
+    found.report(tmp_path / "report.html")
+
+
+def test_a_killed_run_that_recorded_nothing_has_its_evaluations(tmp_path: Any) -> None:
+    simulate(folder=tmp_path / "run", record="nothing", evaluate_every=7)
+    (tmp_path / "run" / "result.json").unlink()
+    found = hw.Result.load(tmp_path / "run")
+    assert [point.updates for point in found.history] == [0, 7, 14, 20]
+    assert (found.updates, found.versions, found.virtual_time_s) == (20, 20, 5.0)
 
 
 # Whoever watches.
