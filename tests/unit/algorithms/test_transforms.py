@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from headway import core, staleness
+from headway import algorithms, core, staleness
 from headway.algorithms.transforms import (
     Stateless,
     clip,
@@ -60,6 +60,33 @@ def test_scale_by_staleness_refuses_a_bad_function_before_training():
         scale_by_staleness(lambda tau: 1.0 - tau)
     with pytest.raises(ArgumentTypeError):
         scale_by_staleness(staleness.polynomial)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), -1.0])
+def test_a_weight_that_turns_bad_at_some_staleness_rejects_the_update(bad):
+    # Good wherever it is tried out before training.
+    transform = scale_by_staleness(lambda tau: bad if tau == 3 else 0.5)
+    sent = update()
+    assert transform.apply(sent, None, moment(3)) == core.Dropped("bad_staleness_weight")
+    assert transform.apply(sent, None, moment(4)).update.weight == 0.5
+    server = core.Server(
+        torch.zeros(1), algorithms.async_sgd(staleness=lambda tau: bad if tau == 3 else 0.5)
+    )
+    tickets = {name: server.checkout(name, now=0.0) for name in "abcd"}
+    receipts = [
+        server.submit(core.Update(torch.ones(1), 0, name, ticket.job), now=1.0)
+        for name, ticket in tickets.items()
+    ]
+    assert [receipt.status for receipt in receipts] == ["applied"] * 3 + ["rejected"]
+    assert (receipts[3].reason, receipts[3].weight) == ("bad_staleness_weight", 0.0)
+    np.testing.assert_allclose(server.parameters, [-3 * 0.1 * 0.5], rtol=1e-6)
+
+
+def test_a_weight_that_grows_out_of_range_rejects_the_update():
+    sent = update(weight=1e300, num_examples=10**9)
+    dropped = core.Dropped("bad_weight")
+    assert scale_by_examples().apply(sent, None, moment()) == dropped
+    assert scale_by_staleness(staleness.constant(1e9)).apply(sent, None, moment()) == dropped
 
 
 def test_reweighted_is_replace():
@@ -163,6 +190,12 @@ class TestProximal:
         got = gradient.clone()
         proximal(0.3).gradient(got, y, base, None)
         np.testing.assert_allclose(got, gradient + pull, rtol=1e-13)
+
+    @pytest.mark.parametrize(("rho", "at"), [(1.0, 1000.3), (0.01, 1.3)])
+    def test_a_pull_of_zero_leaves_a_small_gradient_as_it_is(self, rho, at):
+        gradient, y = torch.full((3,), 1e-5), torch.full((3,), at)
+        proximal(rho).gradient(gradient, y, y.clone(), None)
+        assert torch.equal(gradient, torch.full((3,), 1e-5))
 
     def test_leaves_the_payload_and_its_inputs_alone(self):
         transform = proximal(0.3)

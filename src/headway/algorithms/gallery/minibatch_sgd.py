@@ -41,7 +41,7 @@ def minibatch_sgd(
         num_workers: ``M``, gradients per round, at least 1.
         learning_rate: ``η``, at least 0.
         momentum: 0 to 1; 0 is none.
-        reduce: ``"mean"``, or ``"weighted_mean"`` by the number of examples.
+        reduce: ``"mean"``, or ``"weighted_mean"`` by the examples in each gradient's batch.
         over_selection: How many times more workers start, at least 1.
 
     Raises:

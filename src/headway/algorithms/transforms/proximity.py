@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+import torch
+
 from headway.algorithms.arguments import check_number
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from headway.core import Receipt
@@ -25,8 +26,9 @@ class _Proximal:
         return
 
     def gradient(self, gradient: Tensor, parameters: Tensor, base: Tensor, state: None) -> None:
-        # Two passes without a temporary: parameters - base would allocate a model.
-        gradient.add_(parameters, alpha=self.rho).sub_(base, alpha=self.rho)
+        # The difference first: added one by one, two large vectors would round a small gradient
+        # away. In a temporary, because a state of this size would be kept for each client.
+        gradient.add_(torch.sub(parameters, base), alpha=self.rho)
 
     def payload(self, payload: Tensor, state: None) -> Tensor:
         return payload
@@ -43,7 +45,10 @@ def proximal(rho: float) -> _Proximal:
 
     .. math:: \nabla f_i(y) \leftarrow \nabla f_i(y) + \rho\,(y - x_{v_i})
 
-    This is the gradient of ``f_i(y) + ρ/2 ‖y - x_{v_i}‖²``. In place, without memory.
+    This is the gradient of ``f_i(y) + ρ/2 ‖y - x_{v_i}‖²``, and to the bit what
+    ``LocalTraining(proximal=ρ)`` adds. The gradient is changed in place.
+
+    Memory: none between steps; one model copy during a step, where the difference stands.
 
     Args:
         rho: ``ρ``, at least 0; 0.005 to 0.01 are common.

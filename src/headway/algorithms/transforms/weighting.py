@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import final
 
 from headway.algorithms.arguments import check_count, check_number
@@ -15,6 +16,8 @@ __all__ = ["drop_stale", "saturate", "scale_by_examples", "scale_by_staleness"]
 
 _NOTHING = Needs()
 _TOO_STALE = Dropped("too_stale")
+_BAD_STALENESS_WEIGHT = Dropped("bad_staleness_weight")
+_BAD_WEIGHT = Dropped("bad_weight")
 
 
 @final
@@ -52,7 +55,12 @@ class _ScaleByStaleness:
         factor = self.weight(context.staleness)
         if factor == 1.0:
             return Pass(update)
-        return Pass(reweighted(update, update.weight * factor))
+        # One comparison that NaN fails too. A function is tried out at a few values of the
+        # staleness only, and what it gives at another would otherwise end up in the model.
+        if not 0.0 <= factor < inf:
+            return _BAD_STALENESS_WEIGHT
+        weight = update.weight * factor
+        return Pass(reweighted(update, weight)) if weight < inf else _BAD_WEIGHT
 
     def __repr__(self) -> str:
         return f"scale_by_staleness({self.weight!r})"
@@ -84,6 +92,9 @@ def scale_by_staleness(weight: Callable[[int], float]) -> _ScaleByStaleness:
     The staleness is the server's version minus the base version when the update arrives: 0 for a
     fresh one, whether or not a buffer follows.
 
+    An update for which ``s`` gives something negative or not finite is rejected, as
+    ``"bad_staleness_weight"``; one whose weight grows out of range, as ``"bad_weight"``.
+
     Args:
         weight: ``s``, from ``headway.staleness`` or any function of an int.
 
@@ -101,12 +112,16 @@ def scale_by_staleness(weight: Callable[[int], float]) -> _ScaleByStaleness:
 
 
 def scale_by_examples() -> Stateless:
-    r"""Multiply the update's weight by the number of examples that it saw.
+    r"""Multiply the update's weight by its number of examples.
 
     .. math:: w \leftarrow n_i\, w
 
+    ``n_i`` is ``update.num_examples``: for a delta or weights how many examples the client holds,
+    however much it trained on them; for a gradient how many its batches hold.
+
     Weights are then far above 1: follow it with :func:`saturate`, or with a buffer that divides by
-    their sum. (``buffer(..., reduce="weighted_mean")`` counts examples by itself.)
+    their sum. (``buffer(..., reduce="weighted_mean")`` counts examples by itself.) An update whose
+    weight grows out of range is rejected, as ``"bad_weight"``.
 
     Example:
         >>> scale_by_examples()
@@ -136,7 +151,8 @@ def saturate(damping: float) -> Stateless:
 
 
 def _scale_by_examples(update: Update, context: Context) -> Outcome:
-    return Pass(reweighted(update, update.weight * update.num_examples))
+    weight = update.weight * update.num_examples
+    return Pass(reweighted(update, weight)) if weight < inf else _BAD_WEIGHT
 
 
 def _saturate(update: Update, context: Context, *, damping: float) -> Outcome:
