@@ -32,8 +32,8 @@ def async_delta(
 
     .. math:: x \leftarrow x + \eta\, s(\tau)\, \Delta_i, \qquad \Delta_i = y_i - x_{v_i}
 
-    The worker trains for as many steps as it likes with any optimizer, and keeps that optimizer's
-    state. With an outer optimizer, such as SGD with Nesterov momentum, ``-Δ`` stands for its
+    The worker trains for as many steps as it likes with any optimizer, whose state begins anew with
+    each job. With an outer optimizer, such as SGD with Nesterov momentum, ``-Δ`` stands for its
     gradient; its best rate is then about a tenth of the synchronous one.
 
     When to use it: workers that need Adam or another stateful optimizer locally, or that shall talk

@@ -39,7 +39,8 @@ def async_fedavg(
 
     Two rules go by this name, so the form is named. With ``"weights"`` a late client also pulls
     the model back towards the version that it started from; with ``"delta"`` it only adds what it
-    learned. They are the same at staleness 0. The receipt's weight is the share ``α``.
+    learned. They are the same at staleness 0. ``n_i`` is how many examples the client holds, however
+    often it went through them. The receipt's weight is the share ``α``.
 
     When to use it: clients with very different amounts of data. ``damping`` acts as the weight of
     the model itself, in examples: small values follow each client, large ones average over many.

@@ -20,7 +20,8 @@ def fedavg(
 
     .. math:: x \leftarrow x + \eta\, \frac{\sum_i n_i \Delta_i}{\sum_i n_i}
 
-    With the default server optimizer (SGD at rate 1) this is the average of the clients' weights.
+    ``n_i`` is how many examples the client holds (the paper's ``n_k``), however much it trained on
+    them. With the default server optimizer (SGD at rate 1) this is the average of their weights.
     It is the same machinery as the asynchronous algorithms: a bulk gate and a buffer of all.
 
     With ``over_selection`` above 1 more clients start, the first ``clients_per_round`` count, and
@@ -37,7 +38,7 @@ def fedavg(
         over_selection: How many times more clients start, at least 1; 1.3 is common.
         server_optimizer: A ``torch.optim`` class or a ``functools.partial`` of one. SGD with
             momentum makes it FedAvgM, Adam FedAdam.
-        reduce: ``"weighted_mean"`` by the number of examples, or ``"mean"``: clients count alike.
+        reduce: ``"weighted_mean"`` by the examples that each holds, or ``"mean"``: clients count alike.
 
     Raises:
         ArgumentTypeError: An argument is of the wrong kind.

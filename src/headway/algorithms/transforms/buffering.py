@@ -154,7 +154,9 @@ def buffer(
 
     ``"mean"`` divides by the number of updates whatever their weights, so that stale updates make
     a smaller step; that number is ``size``, and less only when a partial buffer is flushed.
-    ``"weighted_mean"`` divides by the weights, and weighs by the number of examples.
+    ``"weighted_mean"`` divides by the weights, and weighs by ``n_i``, the update's
+    ``num_examples``: for a delta or weights how many examples the client holds, for a gradient
+    how many its batches hold.
 
     An update of weight 0 counts and adds nothing. What is passed on has weight 1 (0 when nothing
     in it had any weight), the sums of ``num_examples`` and ``num_steps``, its ``contributions``, no
