@@ -49,6 +49,8 @@ class LocalTraining:
         proximal: FedProx's ``mu``, at least 0: pulls towards the model that was given.
         clip_norm: ``C``, above 0: the largest L2 norm that a step's gradient may have.
         shuffle: Whether each pass is in a new random order, or all in the order of the data.
+        drop_last: Whether a pass leaves out a last batch that is smaller than the others. A client
+            with less than one batch still trains on all that it has.
 
     Raises:
         ArgumentTypeError: A value of the wrong kind.
@@ -74,6 +76,7 @@ class LocalTraining:
     proximal: float = 0.0
     clip_norm: float | None = None
     shuffle: bool = True
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -91,6 +94,8 @@ class LocalTraining:
         _check_number("learning_rate", self.learning_rate, above=0.0)
         _check_number("proximal", self.proximal, least=0.0)
         _check_number("clip_norm", self.clip_norm, above=0.0)
+        _check_flag("shuffle", self.shuffle)
+        _check_flag("drop_last", self.drop_last)
         if not isinstance(self.options, Mapping):
             raise ArgumentTypeError(
                 "options must be a mapping",
@@ -105,6 +110,19 @@ class LocalTraining:
     def choice(self) -> OptimizerChoice:
         """The optimizer's class and options."""
         return choose(self.optimizer, self.options)
+
+    def per_pass(self, num_examples: int) -> int:
+        """How many examples a pass goes through: all, unless a small last batch is dropped.
+
+        Args:
+            num_examples: How many the client holds, at least 1.
+
+        Example:
+            >>> LocalTraining(batch_size=10, drop_last=True).per_pass(52)
+            50
+        """
+        size = min(self.batch_size or num_examples, num_examples)
+        return num_examples - num_examples % size if self.drop_last else num_examples
 
     def num_steps(
         self, num_examples: int, work: WorkOrder | None = None, payload: PayloadKind = "delta"
@@ -125,7 +143,7 @@ class LocalTraining:
             if payload == "gradient" or self.epochs is None:
                 return 1
             epochs = self.epochs
-        batches = ceil(num_examples / (self.batch_size or num_examples))
+        batches = ceil(self.per_pass(num_examples) / (self.batch_size or num_examples))
         # 0.1 * 30 is a little more than 3, and shall be 3 steps.
         return max(1, ceil(epochs * batches * (1.0 - 1e-12)))
 
@@ -142,6 +160,7 @@ class LocalTraining:
             "proximal": self.proximal,
             "clip_norm": self.clip_norm,
             "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
         }
 
 
@@ -159,6 +178,13 @@ def _check_number(name: str, value: object, *, above: float = -inf, least: float
             where=f"LocalTraining({name}=...)",
             got=value,
             expected=f"a finite number {bound}",
+        )
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(
+            f"{name} must be True or False", where=f"LocalTraining({name}=...)", got=repr(value)
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from headway.core.errors import DataError
+from headway.core.errors import ConfigurationError, DataError
 from headway.task.chain import ClientChain
 from headway.task.contract import Assignment, LocalResult
 from headway.task.randomness import own_randomness
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Trainer", "batches"]
 
+_ONE_VALUE: Final = "Expected more than 1 value per channel"
+"""How torch's error begins when BatchNorm gets a batch of one example."""
+
 _Use = Callable[[tuple[Tensor, ...], int], None]
 
 
@@ -32,6 +35,7 @@ def batches(
     num_batches: int,
     *,
     generator: torch.Generator | None,
+    per_pass: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield the row numbers of each batch, pass after pass through the data.
 
@@ -40,6 +44,7 @@ def batches(
         batch_size: Rows in a batch; the last batch of a pass may have fewer. ``None``: all.
         num_batches: How many batches in all.
         generator: Shuffles each pass anew; ``None`` leaves the rows in their order.
+        per_pass: How many of the rows a pass goes through; ``None``: all.
 
     Yields:
         Row numbers, int64 on the CPU. No row comes twice in a pass.
@@ -54,7 +59,7 @@ def batches(
             order = torch.arange(num_examples)
         else:
             order = torch.randperm(num_examples, generator=generator)
-        for rows in order.split(batch_size or num_examples)[:left]:
+        for rows in order[:per_pass].split(batch_size or num_examples)[:left]:
             yield rows
             left -= 1
 
@@ -137,9 +142,9 @@ class Trainer:
         held = self._data.num_examples(client)
         if not held:
             return 0
-        batch_size = self._local.batch_size or held
-        passes, rest = divmod(self.num_steps(client, work), -(-held // batch_size))
-        return passes * held + rest * batch_size
+        batch_size, per_pass = self._local.batch_size or held, self._local.per_pass(held)
+        passes, rest = divmod(self.num_steps(client, work), -(-per_pass // batch_size))
+        return passes * per_pass + rest * batch_size
 
     def receipt(self, client: int, receipt: Receipt) -> None:
         """Tell the client's transforms what became of its last payload."""
@@ -153,6 +158,7 @@ class Trainer:
 
         Raises:
             DataError: The client has no examples.
+            ConfigurationError: The model normalises over a batch, and one holds one example.
         """
         job = self._open(assignment)
         self._replica.load(job.base, assignment.buffers)
@@ -162,6 +168,8 @@ class Trainer:
                 progress = run(job)
         except Exception as error:
             error.add_note(f"while client {assignment.client} was training")
+            if str(error).startswith(_ONE_VALUE):
+                raise self._batch_of_one(assignment.client, len(job.inputs)) from error
             raise
         payload = self._chain.payload(progress.payload, job.states)
         return LocalResult(
@@ -195,6 +203,19 @@ class Trainer:
             generator=(
                 self._generator.manual_seed(assignment.seed) if self._local.shuffle else None
             ),
+        )
+
+    def _batch_of_one(self, client: int, held: int) -> ConfigurationError:
+        size = self._local.batch_size
+        ways = ["choose another batch_size"] if held > 1 else ["leave so small a client out"]
+        if size is not None and 1 < size < held:
+            ways.insert(0, "set drop_last=True")
+        return ConfigurationError(
+            f"client {client} trains on a batch of one example, which BatchNorm cannot normalise",
+            where="LocalTraining(batch_size=...)",
+            got=f"{held} examples, batch_size={size}",
+            expected="at least 2 examples in each batch",
+            help=f"{', '.join(ways)}, or use GroupNorm or LayerNorm in the model",
         )
 
     def _descend(self, job: _Job) -> _Progress:
@@ -262,8 +283,13 @@ class Trainer:
             gradient.mul_((self._local.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
 
     def _batches(self, job: _Job) -> Iterator[Tensor]:
+        held = len(job.inputs)
         chosen = batches(
-            len(job.inputs), self._local.batch_size, job.num_steps, generator=job.generator
+            held,
+            self._local.batch_size,
+            job.num_steps,
+            generator=job.generator,
+            per_pass=self._local.per_pass(held),
         )
         if self._device.type == "cpu":
             return chosen

@@ -43,6 +43,16 @@ def test_batches_go_through_the_data_pass_after_pass(
     assert all(len(rows) <= (batch_size or count) for rows in found)
 
 
+@given(count=st.integers(1, 60), size=st.integers(1, 70), num_batches=st.integers(0, 40))
+def test_a_dropped_last_batch_leaves_full_ones(count: int, size: int, num_batches: int) -> None:
+    local = LocalTraining(batch_size=size, drop_last=True)
+    kept = local.per_pass(count)
+    assert kept == (count // size * size or count)
+    assert local.num_steps(count) == max(1, count // size)
+    found = list(batches(count, size, num_batches, generator=None, per_pass=kept))
+    assert [len(rows) for rows in found] == [min(size, count)] * num_batches
+
+
 @given(count=st.integers(1, 500), batch_size=st.integers(1, 64), epochs=st.integers(1, 40))
 def test_whole_epochs_are_whole_passes(count: int, batch_size: int, epochs: int) -> None:
     steps = LocalTraining(epochs=epochs, batch_size=batch_size).num_steps(count)
@@ -91,6 +101,8 @@ def test_who_decides_the_amount(
         ({"learning_rate": float("nan")}, ConfigurationError, "learning_rate is out of range"),
         ({"proximal": -0.1}, ConfigurationError, "proximal is out of range"),
         ({"clip_norm": 0.0}, ConfigurationError, "clip_norm is out of range"),
+        ({"shuffle": "no"}, ArgumentTypeError, "shuffle must be True or False"),
+        ({"drop_last": 1}, ArgumentTypeError, "drop_last must be True or False"),
         ({"optimizer": "adamm"}, UnknownNameError, "did you mean `adam`"),
         ({"optimizer": 3}, ArgumentTypeError, "not an optimizer"),
         ({"optimizer": partial(int)}, ArgumentTypeError, "not an optimizer"),

@@ -233,6 +233,31 @@ def test_an_error_in_the_model_names_the_client() -> None:
     assert caught.value.__notes__ == ["while client 1 was training"]
 
 
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("held", "batch_size", "next_step"),
+    [(9, 8, "set drop_last=True"), (9, 1, "another batch_size"), (1, None, "leave so small")],
+)
+@pytest.mark.parametrize("payload", ["delta", "gradient"])
+def test_a_batch_of_one_that_cannot_be_normalised(
+    held: int, batch_size: int | None, next_step: str, payload: str
+) -> None:
+    train = [examples(8, 0), examples(held, 1)]
+    local = LocalTraining(batch_size=batch_size)
+    task = Task(normalised, "cross_entropy", train, train[0], local=local)
+    with pytest.raises(ConfigurationError, match="client 1 trains on a batch of one") as caught:
+        do(task, payload, client=1, epochs=1)
+    assert f"{held} examples, batch_size={batch_size}" in str(caught.value)
+    assert next_step in str(caught.value)
+    assert isinstance(caught.value.__cause__, ValueError)
+    if "drop_last" in next_step:
+        mended = LocalTraining(batch_size=batch_size, drop_last=True)
+        do(Task(normalised, "cross_entropy", train, train[0], local=mended), payload, client=1)
+
+
 def test_a_loss_that_is_no_scalar() -> None:
     loss = partial(nn.functional.cross_entropy, reduction="none")
     train = [examples(5, 0)]

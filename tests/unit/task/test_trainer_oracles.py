@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from headway.algorithms.transforms import proximal
 from headway.core import WorkOrder
-from headway.task import LocalTraining
+from headway.task import Assignment, LocalTraining
 from tests.unit.task.jobs import CPU, SIZES, algorithm, do, examples, make_task, plain_loop
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
@@ -83,6 +84,18 @@ def test_proximal_term() -> None:
     local = LocalTraining(epochs=2, batch_size=8, learning_rate=0.3, proximal=0.7)
     expected = plain_loop(make_task(), make_optimizer=partial(SGD, lr=0.3), proximal=0.7)
     torch.testing.assert_close(do(make_task(local=local)).payload, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("client", [0, 1])
+def test_the_proximal_transform_is_the_proximal_option_to_the_bit(client: int) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 8, "learning_rate": 0.3}
+    task = make_task(local=LocalTraining(**settings))
+    start = task.start(0, CPU)
+    job = Assignment(client, start.parameters, seed=11)
+    transform = proximal(0.7)
+    by_transform = task.trainer(algorithm(client=(transform,)), CPU).train(job).payload
+    own = make_task(local=LocalTraining(**settings, proximal=0.7))
+    assert torch.equal(by_transform, do(own, client=client).payload)
 
 
 @pytest.mark.parametrize("clip_norm", [0.05, 100.0])
@@ -178,6 +191,31 @@ def test_a_delta_counts_for_all_that_the_client_holds(
     result = do(task, payload)
     assert (result.num_examples, result.num_processed) == (23, processed)
     assert task.trainer(algorithm(payload), CPU).num_processed(0, WorkOrder()) == processed
+
+
+@pytest.mark.parametrize(("client", "batches"), [(0, 2), (1, 2), (2, 1)])
+def test_a_small_last_batch_can_be_dropped(client: int, batches: int) -> None:
+    """23 examples are two batches of 8, 20 too, and 3 are all that the third client has."""
+    local = LocalTraining(epochs=3, batch_size=8, learning_rate=0.3, drop_last=True)
+    task = make_task(local=local)
+    module, (inputs, targets) = task.make_module(0), examples(SIZES[client], client)
+    optimizer, generator = SGD(module.parameters(), lr=0.3), torch.Generator().manual_seed(11)
+    for _ in range(3):
+        order = torch.randperm(len(inputs), generator=generator)
+        for k in range(batches):
+            rows = order[8 * k : 8 * k + 8]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(inputs[rows]), targets[rows]).backward()
+            optimizer.step()
+    after = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    result = do(task, client=client)
+    assert torch.equal(result.payload, after - task.start(0, CPU).parameters)
+    processed = 3 * min(16, SIZES[client])
+    assert (result.num_steps, result.num_processed) == (3 * batches, processed)
+    assert result.num_examples == SIZES[client]
+    trainer = task.trainer(algorithm(), CPU)
+    assert trainer.num_processed(client, WorkOrder()) == processed
+    assert trainer.num_steps(client, WorkOrder(epochs=2)) == 2 * batches
 
 
 @pytest.mark.parametrize("payload", ["delta", "gradient"])
