@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -15,6 +16,9 @@ from headway.observe.points import check_axis, direction_of, metric_names
 from headway.observe.result import Result
 
 __all__ = ["Comparison", "Row", "Spread"]
+
+NARROW: Final = 80
+"""The table stays within so many columns where it can."""
 
 _NAMES: Final = {
     "updates": "updates",
@@ -72,8 +76,9 @@ class Row(NamedTuple):
         reached: How many of them reached the target; all, if there is no target.
         spread: Of what those took, or, if there is no target, of all runs' ends. ``None`` if no run
             reached the target.
-        ratio: ``spread.mean`` against that of the synchronous baseline; ``None`` if either is
-            missing.
+        ratio: ``spread.mean`` against that of the synchronous baseline; ``None`` unless every run
+            of both reached the target: a mean over the seeds that were lucky is no match for one
+            over all of them.
     """
 
     label: str
@@ -147,11 +152,11 @@ class Comparison:
         spreads = {
             label: Spread.of(self._taken(results, axis)) for label, results in self.groups.items()
         }
-        base = spreads.get(self.baseline) if self.baseline is not None else None
+        base = self._complete(spreads, self.baseline)
         rows = []
         for label, results in self.groups.items():
-            spread = spreads[label]
-            ratio = spread.mean / base.mean if spread and base and base.mean else None
+            spread, whole = spreads[label], self._complete(spreads, label)
+            ratio = whole.mean / base.mean if whole and base and base.mean else None
             reached = len(self._taken(results, axis))
             sync = results[0].synchronous
             rows.append(Row(label, sync, len(results), reached, spread, ratio))
@@ -208,8 +213,15 @@ class Comparison:
         title = f"{first.task}, {first.num_clients:,} clients, {seeds} seeds: {goal}"
         if seeds == 1:
             title = title.replace("1 seeds", "1 seed, so no spread")
-        blocks = [[text.shorten(title, text.WIDTH), ""], self._main_lines(), self._ratio_lines()]
+        blocks = [[text.shorten(title, NARROW), ""], self._main_lines(), self._ratio_lines()]
         return "\n".join(line for block in blocks for line in block)
+
+    def _complete(self, spreads: Mapping[str, Spread | None], label: str | None) -> Spread | None:
+        """The spread of a label all of whose runs are in it."""
+        spread = None if label is None else spreads[label]
+        if spread is None or label is None or spread.num_runs < len(self.groups[label]):
+            return None
+        return spread
 
     def _goal(self) -> str:
         if self.target is None:
@@ -253,7 +265,12 @@ class Comparison:
                 rows.append(ranges)
         if not self.target:
             rows[0][1] = "seeds"
-        return text.columns(rows)
+        if text.width(rows) <= NARROW:
+            return text.columns(rows)
+        # Below each other rather than wrapped: what it took, and then what it cost and came to.
+        parts = [[0, 1, 2, 3], [0, *range(4, len(rows[0]))]]
+        upper, lower = ([[row[place] for place in places] for row in rows] for places in parts)
+        return [*text.columns(upper), "", *text.columns([row for row in lower if any(row)])]
 
     def _ratio_lines(self) -> list[str]:
         if self.baseline is None or len(self.groups) < 2:
@@ -261,7 +278,7 @@ class Comparison:
         axes = ("updates", "virtual_time_s", "bytes")
         lines = [
             "",
-            f"against {text.shorten(self.baseline, 40)} (synchronous), ratio of the means:",
+            f"against {text.shorten(self.baseline, 36)} (synchronous), ratio of the means:",
         ]
         for rows in zip(*(self.table(axis) for axis in axes), strict=True):
             if rows[0].label == self.baseline:
@@ -271,9 +288,17 @@ class Comparison:
                 for row, axis in zip(rows, axes, strict=True)
                 if row.ratio is not None
             ]
-            said = ", ".join(ratios) or "no ratio, as one of the two never reached the target"
-            lines.append(f"  {text.shorten(rows[0].label, 22)}: {said}{_caution(rows[0])}")
+            said = ", ".join(ratios) or self._why_no_ratio(rows[0])
+            line = f"{text.shorten(rows[0].label, 22)}: {said}"
+            lines += textwrap.wrap(line, NARROW, initial_indent="  ", subsequent_indent="    ")
         return lines
+
+    def _why_no_ratio(self, row: Row) -> str:
+        base = next(other for other in self.table() if other.label == self.baseline)
+        if row.reached == row.seeds and base.reached == base.seeds:
+            return "no ratio, as one of the two took nothing"
+        told = f"{row.reached} of {row.seeds} reached the target"
+        return f"no ratio: {told}, and {base.reached} of {base.seeds} of the baseline"
 
 
 def _at_end(result: Result, axis: str) -> float:
@@ -300,9 +325,3 @@ def _range(spread: Spread | None) -> str:
     if spread is None or spread.num_runs < 2:
         return ""
     return f"({text.compact(spread.min)}..{text.compact(spread.max)})"
-
-
-def _caution(row: Row) -> str:
-    if row.reached in (0, row.seeds):
-        return ""
-    return f" (only {row.reached} of {row.seeds} reached it)"

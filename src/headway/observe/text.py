@@ -17,6 +17,7 @@ __all__ = [
     "percent",
     "seconds",
     "shorten",
+    "width",
 ]
 
 WIDTH: Final = 100
@@ -116,6 +117,17 @@ def pairs(rows: Sequence[tuple[str, str]]) -> list[str]:
         lines.append(f"  {name:<{width}}  {folded[0]}".rstrip())
         lines.extend(f"  {'':<{width}}  {more}" for more in folded[1:])
     return lines
+
+
+def width(rows: Sequence[Sequence[str]]) -> int:
+    """How wide :func:`columns` would have to be to cut nothing.
+
+    Example:
+        >>> width([["name", "updates"], ["fedbuff", "120"]])
+        16
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -49,7 +49,19 @@ def test_a_run_that_did_not_reach_the_target_is_counted_and_left_out() -> None:
     assert (row.spread.mean, row.spread.num_runs) == (22.0, 2)
     shown = str(comparison)
     assert "2 of 3" in shown
-    assert "(only 2 of 3 reached it)" in shown
+    assert "fedbuff: no ratio: 2 of 3 reached the target, and 1 of 1 of the baseline" in shown
+    assert [row.ratio for row in comparison.table()] == [1.0, None]
+
+
+def test_a_baseline_that_did_not_always_reach_the_target_gives_no_ratio() -> None:
+    """Its one lucky seed was fast; the others never got there."""
+    lucky, *unlucky = three_seeds("fedavg", 1.0, 100.0, 100.0, sync=True)
+    slow = [run(0.5, 0.1, label="fedavg", seed=r.seed, synchronous=True) for r in unlucky]
+    runs = [lucky, *slow, *three_seeds("fedbuff", 5.0, 5.0, 5.0)]
+    comparison = Comparison(results=runs, target=("accuracy", 0.85))
+    assert [row.ratio for row in comparison.table()] == [None, None]
+    assert "3 of 3 reached the target, and 1 of 3 of the baseline" in str(comparison)
+    assert "x the" not in str(comparison)
 
 
 def test_nobody_reached_the_target() -> None:
@@ -139,6 +151,17 @@ def test_no_line_is_too_long(steps_s: list[float], label: str, top: float) -> No
     for target in (None, ("accuracy", 0.85)):
         shown = str(Comparison(results=runs, target=target))
         assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_what_is_usual_fits_a_terminal_of_80_columns() -> None:
+    runs = [
+        *three_seeds("fedavg over all clients", 301.25, 402.5, 1503.75, sync=True),
+        *three_seeds("fedbuff with a buffer of 20", 1012.5, 11_234.5, 12_345.5),
+    ]
+    shown = str(Comparison(results=runs, target=("accuracy", 0.85)))
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in ("discarded", "final accuracy", "12.5 %", "(2,025..24,691)"):
+        assert word in shown
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=20))
