@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TextIO, final
@@ -20,7 +20,7 @@ from rich.text import Text
 from headway.observe import Observer, Point, Result, RunInfo, Snapshot
 from headway.observe.text import compact, number, seconds
 
-__all__ = ["LiveTable", "PlainLines", "progress"]
+__all__ = ["LiveTable", "PlainLines", "Silence", "progress"]
 
 LINE_EVERY_S: Final = 2.0
 """Plain lines come no faster than this."""
@@ -33,6 +33,9 @@ WIDE: Final = 100
 
 BAR: Final = 10
 """Columns of the bar."""
+
+STOPPING: Final = "stopping after the present job; Ctrl-C again aborts"
+"""What the first Ctrl-C is answered with."""
 
 _REACHED: Final = "target reached"
 
@@ -50,7 +53,7 @@ def progress(runs: Sequence[tuple[str, int]], *, silent: bool) -> Iterator[Seque
     """
     console = Console(stderr=True, highlight=False)
     if silent:
-        yield ()
+        yield (Silence(),)
     elif console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI"):
         table = LiveTable(runs)
         show = partial(_render, table, console)
@@ -59,6 +62,27 @@ def progress(runs: Sequence[tuple[str, int]], *, silent: bool) -> Iterator[Seque
         console.print()
     else:
         yield (PlainLines(),)
+
+
+@final
+class Silence:
+    """Shows nothing, but answers to Ctrl-C."""
+
+    def started(self, info: RunInfo) -> None:
+        """Nothing."""
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def evaluated(self, point: Point) -> None:
+        """Nothing."""
+
+    def finished(self, result: Result) -> None:
+        """Nothing."""
+
+    def interrupted(self) -> None:
+        """Say that it was heard."""
+        _answer(sys.stderr)
 
 
 @final
@@ -99,6 +123,10 @@ class PlainLines:
         last = _metrics(result.history[-1].metrics) if result.history else "never evaluated"
         self._say(f"{result.stop_reason} after {number(result.updates)} updates: {last}")
 
+    def interrupted(self) -> None:
+        """Say that it was heard."""
+        _answer(self._stream or sys.stderr)
+
     def _say(self, text: str) -> None:
         print(f"{self._run}: {text}", file=self._stream or sys.stderr, flush=True)
 
@@ -122,6 +150,7 @@ class LiveTable:
     def __init__(self, runs: Sequence[tuple[str, int]]) -> None:
         self._rows = [_Row(label, seed) for label, seed in runs]
         self._now = -1
+        self._is_stopping = False
 
     def started(self, info: RunInfo) -> None:
         """Go on to the next row."""
@@ -137,6 +166,10 @@ class LiveTable:
     def finished(self, result: Result) -> None:
         """Show how the run ended."""
         self._rows[self._now].result = result
+
+    def interrupted(self) -> None:
+        """Say that it was heard, below the table."""
+        self._is_stopping = True
 
     def render(self, width: int = WIDE) -> Table:
         """The table as of now.
@@ -165,6 +198,8 @@ class LiveTable:
         if len(self._rows) > ROWS:
             done = sum(row.result is not None for row in self._rows)
             table.caption = f"{done} of {len(self._rows)} runs done"
+        if self._is_stopping:
+            table.caption = STOPPING
         return table
 
     def _cells(self, row: _Row, metrics: Sequence[str], *, is_wide: bool) -> list[RenderableType]:
@@ -188,6 +223,13 @@ class LiveTable:
             *((["", ""] if result else flight) if is_wide else []),
             _outcome(result) if result else _left(snapshot),
         ]
+
+
+def _answer(stream: TextIO) -> None:
+    # The signal may have come in the middle of another write, which Python does not let us enter;
+    # then the answer is not worth an error.
+    with suppress(RuntimeError):
+        print(STOPPING, file=stream, flush=True)
 
 
 def _render(table: LiveTable, console: Console) -> Table:

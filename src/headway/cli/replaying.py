@@ -84,6 +84,8 @@ def _configuration(path: Path) -> Resolved:
         # The file of a run is complete: nothing of the present surroundings may get into it.
         return config.load(path, environment={})
     except ConfigurationError as error:
+        if "made_by" in str(error.got):
+            raise
         raise ConfigurationError(
             "this run was not made from a configuration, so the command cannot build it again",
             where=error.where,

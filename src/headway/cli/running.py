@@ -52,7 +52,7 @@ def simulate(
     folder = out or free_folder(config)
     with progress([(job.label, job.seed)], silent=quiet or as_json) as observers:
         result = job.run(folder, observers, overwrite=overwrite)
-    report = result.report(folder / "report.html")
+    report = folder / "report.html"
     if as_json:
         say_json(_described(result, folder, report))
     else:
@@ -82,8 +82,12 @@ def compare(
     with progress([(job.label, job.seed) for job in jobs], silent=quiet or as_json) as observers:
         for job in jobs:
             place = folder / f"{job.label}-seed{job.seed}"
-            results.append(job.run(place, observers, overwrite=overwrite))
-            results[-1].report(place / "report.html")
+            try:
+                results.append(job.run(place, observers, overwrite=overwrite))
+            except BaseException:
+                if results:
+                    gather(results, resolved, folder)
+                raise
             if results[-1].interrupted:
                 break
     comparison = gather(results, resolved, folder)

@@ -137,13 +137,27 @@ def load(
     path = FilePath(path)
     variables = os.environ if environment is None else environment
     merged = Merged()
+    file = from_file(path)
+    _check_maker(file.tree, path)
     for layer in (
         from_environment(variables, Config.model_fields),
-        from_file(path),
+        file,
         from_assignments(assignments),
     ):
         merge(merged, layer, own_fields=own_fields)
     return check(merged, path.name)
+
+
+def _check_maker(tree: Mapping[str, Any], path: FilePath) -> None:
+    if tree.get("made_by") == "python":
+        raise ConfigurationError(
+            "this run was made from Python, so it cannot be made again from its file",
+            where=str(path),
+            got='made_by = "python"',
+            expected="a configuration that was written for the command",
+            help="run the Python program again; to replay the log there, see docs/cli.md: "
+            "headway.core.replay(server_for(settings), RunFolder.open(path).events(payloads=True))",
+        )
 
 
 def check(merged: Merged, name: str) -> Resolved:

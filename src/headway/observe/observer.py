@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from headway.observe.points import Point
 from headway.observe.result import Result
 
-__all__ = ["Observer", "RunInfo", "Snapshot"]
+__all__ = ["Interruptible", "Observer", "RunInfo", "Snapshot"]
 
 
 class RunInfo(NamedTuple):
@@ -65,7 +65,9 @@ class Observer(Protocol):
     """Watches runs. It sees everything and changes nothing: a run is the same with and without.
 
     The calls for one run are ``started``, then ``progress`` and ``evaluated`` in any order, then
-    ``finished``, which is called for an interrupted run too.
+    ``finished``, which is called for an interrupted run too, but not for one that fails. An observer
+    that has a method ``interrupted()`` as well is told of the first Ctrl-C at once, while the present
+    job goes on; it is called from the signal handler, so it should do little.
     """
 
     def started(self, info: RunInfo) -> None:
@@ -79,3 +81,11 @@ class Observer(Protocol):
 
     def finished(self, result: Result) -> None:
         """The run has ended."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An observer that wants to know of the first Ctrl-C."""
+
+    def interrupted(self) -> None:
+        """The run ends after the present job."""

@@ -6,17 +6,28 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from headway.core import Algorithm
-from headway.core.errors import ArgumentTypeError, ConfigurationError
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.observe import Comparison, Result
-from headway.simulation.resolve import check_kind, check_measured, check_seed
+from headway.simulation.resolve import check_kind, check_measured, check_seed, resolve
 from headway.simulation.simulate import simulate
 from headway.simulation.stop import Stop, Target, until
 from headway.task import Objective
 
 __all__ = ["Contender", "compare"]
+
+_OPTIONS: Final = (
+    "population",
+    "concurrency",
+    "scheduler",
+    "evaluate_every",
+    "device",
+    "record",
+    "observers",
+)
+"""Arguments of ``simulate`` that all runs of a comparison have in common."""
 
 
 @final
@@ -68,7 +79,9 @@ def compare(
 
     Raises:
         ArgumentTypeError: An argument is of the wrong kind.
-        ConfigurationError: There is nothing to compare, or a label or a seed stands twice.
+        ConfigurationError: There is nothing to compare, a label or a seed stands twice, or a
+            contender cannot run under these conditions. Nothing has been trained then. When a run
+            fails later, the finished ones are saved before its exception goes on.
 
     Example:
         >>> import headway as hw
@@ -91,6 +104,16 @@ def compare(
             got=f"{len(contenders)} algorithms, {len(seeds)} seeds",
             help="give at least one algorithm and one seed",
         )
+    _check_options(options)
+    for contender in contenders.values():
+        # All of them, before the first one trains: a mistake in the last may cost days.
+        resolve(
+            contender.task or task,
+            contender.algorithm,
+            stop,
+            seed=seeds[0],
+            **_options_of(contender, options),
+        )
     goal = until(target=target).target if target is not None else stop.target
     if goal is not None:
         check_measured(goal, task, seeds[0], options.get("device", "cpu"))
@@ -100,23 +123,50 @@ def compare(
         for label, contender in contenders.items():
             if begun is not None:
                 begun(label, seed)
-            chosen = dict(options)
-            if contender.concurrency is not None:
-                chosen["concurrency"] = contender.concurrency
-            results.append(
-                simulate(
+            try:
+                result = simulate(
                     contender.task or task,
                     contender.algorithm,
                     stop=stop,
                     seed=seed,
                     folder=None if folder is None else Path(folder) / f"{names[label]}-seed{seed}",
                     label=label,
-                    **chosen,
+                    **_options_of(contender, options),
                 )
-            )
+            except BaseException:
+                if results and folder is not None:
+                    _gather(results, goal, folder)
+                raise
+            results.append(result)
             if results[-1].interrupted:
                 return _gather(results, goal, folder)
     return _gather(results, goal, folder)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    where = "compare(**options)"
+    instead = {
+        "seed": "each algorithm runs with every seed: write seeds=(3,)",
+        "label": 'label the algorithms: {"my label": fedbuff(buffer_size=10)}',
+    }
+    for name, value in options.items():
+        if name in instead:
+            raise ConfigurationError(
+                f"a comparison takes no `{name}`",
+                where=where,
+                got=f"{name}={value!r}",
+                help=instead[name],
+            )
+        if name not in _OPTIONS:
+            known = [*_OPTIONS, "stop", "seeds", "target", "folder", "begun"]
+            raise UnknownNameError.of("option", name, known, where=where, got=f"{name}={value!r}")
+
+
+def _options_of(contender: Contender, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of all, but with its own number of clients in flight."""
+    if contender.concurrency is None:
+        return dict(options)
+    return {**options, "concurrency": contender.concurrency}
 
 
 def _folder_names(labels: Iterable[str]) -> dict[str, str]:

@@ -185,5 +185,5 @@ def _damaged(reason: str) -> StateError:
         f"this is not a saved event queue: {reason}",
         where="EventQueue.load_state_dict",
         expected="now_s, next_sequence, and events as [time_s, priority, sequence, item]",
-        help="load a state that EventQueue.state_dict returned, from an undamaged checkpoint",
+        help="load a state that EventQueue.state_dict returned, unchanged",
     )

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
 
 from headway.core import Algorithm, Bulk, RandomOrder, Recording, Scheduler
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from headway.observe import Observer
 from headway.simulation.engine import Settings
 from headway.simulation.population import Population, constant
 from headway.simulation.schedule import Every, as_every
 from headway.simulation.stop import Stop, Target
 from headway.task import Objective
 
-__all__ = ["check_kind", "check_measured", "check_seed", "describe", "plain", "resolve"]
+__all__ = [
+    "check_kind",
+    "check_measured",
+    "check_observers",
+    "check_seed",
+    "describe",
+    "plain",
+    "resolve",
+    "structured",
+]
 
 _RECORDINGS: Final[tuple[Recording, ...]] = ("nothing", "events", "payloads")
 
@@ -48,15 +60,20 @@ def resolve(
     task: Objective,
     algorithm: Algorithm,
     stop: Stop,
-    population: Population | None,
-    concurrency: int | None,
-    scheduler: Scheduler | None,
-    evaluate_every: Every | int,
-    seed: int,
-    device: str | torch.device,
-    record: Recording,
+    *,
+    population: Population | None = None,
+    concurrency: int | None = None,
+    scheduler: Scheduler | None = None,
+    evaluate_every: Every | int = 100,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    record: Recording = "events",
+    observers: Sequence[Observer] = (),
 ) -> Settings:
     """Check the arguments of ``simulate``, and fill in what was left out.
+
+    With the arguments of a run, :func:`~headway.simulation.engine.server_for` of the settings is
+    the server on which the run's log can be replayed.
 
     Raises:
         ArgumentTypeError: One is of the wrong kind.
@@ -85,7 +102,10 @@ def resolve(
             where="simulate(scheduler=..., concurrency=...)",
             help="put the number into the scheduler: RandomOrder(concurrency=...)",
         )
-    scheduler = scheduler or RandomOrder(concurrency=concurrency)
+    check_observers(observers)
+    if scheduler is None:
+        scheduler = RandomOrder(concurrency=concurrency)
+    _check_scheduler(scheduler)
     _check_enough_clients(task, algorithm, scheduler)
     return Settings(
         task=task,
@@ -105,6 +125,38 @@ def check_kind(name: str, value: object, *, where: str = "simulate") -> None:
     kind, message, advice = _KINDS[name]
     if not isinstance(value, kind):
         raise ArgumentTypeError(message, where=f"{where}({name}=...)", got=repr(value), help=advice)
+
+
+def check_observers(observers: object) -> None:
+    """Refuse what is no sequence of observers."""
+    where, advice = "simulate(observers=...)", "pass a list of objects with the methods of Observer"
+    if isinstance(observers, Observer) or not isinstance(observers, Sequence):
+        advice = f"write observers=[{type(observers).__name__}(...)]"
+        raise ArgumentTypeError(
+            "the observers must be a list", where=where, got=repr(observers), help=advice
+        )
+    for observer in observers:
+        # A class has the methods too, but nobody to call them on.
+        if isinstance(observer, type) or not isinstance(observer, Observer):
+            raise ArgumentTypeError(
+                "this is not an observer",
+                where=where,
+                got=repr(observer),
+                expected="started, progress, evaluated and finished",
+                help=advice,
+            )
+
+
+def _check_scheduler(scheduler: object) -> None:
+    methods = ("concurrency", "init", "add", "remove", "pick")
+    if isinstance(scheduler, type) or not all(hasattr(scheduler, name) for name in methods):
+        raise ArgumentTypeError(
+            "this is not a scheduler",
+            where="simulate(scheduler=...)",
+            got=repr(scheduler),
+            expected=", ".join(methods),
+            help="make one, for example headway.core.FirstCome(concurrency=10)",
+        )
 
 
 def check_seed(seed: object, *, where: str = "simulate(seed=...)") -> int:
@@ -127,21 +179,61 @@ def check_seed(seed: object, *, where: str = "simulate(seed=...)") -> int:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """What is run, as a plain tree for the run folder."""
-    algorithm = settings.algorithm
+    """What is run, as a plain tree for the run folder.
+
+    It has the sections of a configuration, but says that it is none: a task or a population that
+    was made in Python need not be one that a configuration can name.
+    """
+    algorithm, target = settings.algorithm, settings.stop.target
+    stop = settings.stop.describe()
+    if target is not None:
+        stop["target"] = asdict(target)
     return {
-        "task": settings.task.describe(),
-        "algorithm": {"name": algorithm.name, **plain(algorithm.settings)},
-        "population": settings.population.describe(),
+        "made_by": "python",
+        "seed": settings.seed,
+        "task": structured(settings.task.describe()),
+        "population": structured(settings.population.describe()),
         "run": {
-            "stop": plain(settings.stop.describe()),
-            "evaluate_every": str(settings.evaluate_every),
-            "scheduler": str(settings.scheduler),
-            "seed": settings.seed,
             "device": str(settings.device),
             "record": settings.record,
+            "concurrency": settings.scheduler.concurrency,
+            "evaluate_every": structured(asdict(settings.evaluate_every)),
+            "scheduler": structured(settings.scheduler),
         },
+        "stop": structured(stop),
+        "algorithm": {"name": algorithm.name, **structured(algorithm.settings)},
     }
+
+
+def structured(value: Any) -> Any:
+    """A value as TOML can hold it, taken apart where it can be, in words where it cannot.
+
+    Args:
+        value: Anything. A function with options, an optimizer say, becomes a table with its name
+            and options, and so does a value such as a staleness weight.
+
+    Example:
+        >>> from functools import partial
+        >>> structured({"server_optimizer": partial(torch.optim.SGD, lr=0.5), "bound": None})
+        {'server_optimizer': {'name': 'SGD', 'lr': 0.5}}
+    """
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): structured(item) for k, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [structured("none" if item is None else item) for item in value]
+    if isinstance(value, partial) and not value.args:
+        return {"name": _name_of(value.func), **structured(value.keywords)}
+    if is_dataclass(value) and not isinstance(value, type):
+        # Some have another name than their class: that of the function that makes them.
+        name = repr(value).partition("(")[0]
+        return {"name": name, **structured({f.name: getattr(value, f.name) for f in fields(value)})}
+    return _name_of(value) if callable(value) else str(value)
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,8 @@ from headway.observe import (
     Snapshot,
     weights_hash,
 )
+from headway.observe.folder import REPORT
+from headway.observe.observer import Interruptible
 from headway.simulation.engine import Engine, Settings
 from headway.simulation.population import Population
 from headway.simulation.resolve import describe, plain, resolve
@@ -66,8 +68,8 @@ def simulate(
         seed: Of every random stream of the run; in [0, 2**63).
         device: Where models live and train.
         record: ``"nothing"``, ``"events"``, or ``"payloads"``, from which the run can be replayed.
-        folder: A run folder to write, which must be new or empty.
-        observers: Told how the run goes on.
+        folder: A run folder to write, which must be new or empty; it holds a report too.
+        observers: Told how the run goes on; see :class:`headway.observe.Observer`.
         label: What tables and figures call the run; by default the algorithm's name.
 
     Returns:
@@ -96,20 +98,21 @@ def simulate(
         task,
         algorithm,
         stop,
-        population,
-        concurrency,
-        scheduler,
-        evaluate_every,
-        seed,
-        device,
-        record,
+        population=population,
+        concurrency=concurrency,
+        scheduler=scheduler,
+        evaluate_every=evaluate_every,
+        seed=seed,
+        device=device,
+        record=record,
+        observers=observers,
     )
     run_folder = _open(folder, settings)
     recorder = _Recorder(settings, run_folder, observers, label or algorithm.name)
     engine = recorder.engine()
     try:
         recorder.started(engine)
-        with _interruptible(engine):
+        with _interruptible(engine, recorder.interrupted):
             engine.begin()
             reason = engine.run()
     except Exception as error:
@@ -128,7 +131,7 @@ def _open(folder: str | Path | RunFolder | None, settings: Settings) -> RunFolde
 
 
 @contextmanager
-def _interruptible(engine: Engine) -> Iterator[None]:
+def _interruptible(engine: Engine, told: Callable[[], None]) -> Iterator[None]:
     """Let the first Ctrl-C end the run in order, and the second one break it off."""
     usable = (
         threading.current_thread() is threading.main_thread()
@@ -141,6 +144,7 @@ def _interruptible(engine: Engine) -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         engine.interrupt()
+        told()
 
     signal.signal(signal.SIGINT, stop)
     try:
@@ -219,11 +223,18 @@ class _Recorder:
         for observer in self._observers:
             observer.progress(snapshot)
 
+    def interrupted(self) -> None:
+        """Tell those who want to know that the run ends after the present job."""
+        for observer in self._observers:
+            if isinstance(observer, Interruptible):
+                observer.interrupted()
+
     def finished(self, engine: Engine, reason: str) -> Result:
         self._take_events(engine)
         result = self._result(engine, reason)
         if self._folder is not None:
             self._folder.close(result)
+            result.report(self._folder.path / REPORT)
         for observer in self._observers:
             observer.finished(result)
         return result
@@ -335,6 +346,18 @@ def _warnings(engine: Engine, reason: str) -> list[str]:
             "the workers' learning rate is probably too high"
         )
     without = engine.settings.task.num_clients - len(engine.clients)
+    gate = engine.settings.algorithm.gate
+    if isinstance(gate, Bulk) and gate.num_started > (able := _most_in_flight(engine)):
+        warnings.append(
+            f"over_selection wants {gate.num_started:,} clients in a round of {gate.cohort:,}, and "
+            f"at most {able:,} can train at the same time"
+        )
     if without:
         warnings.append(f"{without} clients have no data and never train")
     return warnings
+
+
+def _most_in_flight(engine: Engine) -> int:
+    concurrency = engine.settings.scheduler.concurrency
+    able = len(engine.clients)
+    return able if concurrency is None else min(able, concurrency)

@@ -1,8 +1,8 @@
 """Random numbers that belong to a job, never to a global generator.
 
 A number is a pure function of ``(seed, purpose, client, dispatch, draw)``: it does not matter who
-asks first, how often, or on which process, and a simulation that is resumed needs no saved
-generator.
+asks first, how often, or on which process, and there is no generator whose state would have to be
+saved.
 
 The function is SplitMix64 read at any position: its output ``n`` from state ``s`` is
 ``finalize(s + (n + 1) * GAMMA)``, so a position costs one finalizer however far it is. Each level

@@ -72,3 +72,22 @@ def test_a_run_that_diverges_does_not_stop_the_others(headway):
     assert done.code == 1
     assert "fedavg, seed 0: diverged" in done.err
     assert "fedbuff, seed 0: updates >= 2000" in done.err
+
+
+def test_a_run_that_fails_leaves_the_finished_ones_in_the_comparison(headway, here, monkeypatch):
+    from headway import Comparison
+    from headway.tasks import quadratic
+
+    task = type(quadratic(dim=2, num_clients=2))
+    evaluate, calls = task.evaluate, []
+
+    def fails(self, *arguments):
+        calls.append(1)
+        if len(calls) > 8:
+            raise ValueError("no luck")
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(task, "evaluate", fails)
+    assert headway("compare", "quick.toml", "--out", "race").code == 1
+    assert [result.label for result in Comparison.load(here / "race").results] == ["fedavg"]
+    assert headway("report", "race").code == 0

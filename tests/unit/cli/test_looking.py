@@ -72,9 +72,12 @@ def test_a_run_made_in_python_is_replayed_in_python(headway, here):
         *(hw.tasks.quadratic(dim=3, num_clients=4), hw.algorithms.fedbuff(buffer_size=2)),
         stop=hw.until(updates=8), folder=here / "python", record="payloads",
     )  # fmt: skip
-    done = headway("replay", "python")
-    assert done.code == 2
-    assert "headway.core.replay" in done.err
+    for command in (["replay", "python"], ["simulate", "python"], ["config", "show", "python"]):
+        done = headway(*command)
+        assert done.code == 2
+        assert "made from Python" in done.err
+        assert "headway.core.replay(server_for(" in done.err
+    assert headway("report", "python").code == 0
 
 
 def test_a_report_of_one_run_lies_in_its_folder(headway, run):

@@ -31,6 +31,7 @@ def test_ctrl_c_leaves_a_run_folder_that_can_be_used(start, headway, here):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "stopping after the present job; Ctrl-C again aborts" in err
     assert "interrupted: run holds everything up to here" in err
     assert "stopped by    interrupted" in out
     result = Result.load(here / "run")

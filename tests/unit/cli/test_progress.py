@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import headway as hw
-from headway.cli.progress import LINE_EVERY_S, ROWS, LiveTable, PlainLines, progress
+from headway.cli.progress import LINE_EVERY_S, ROWS, LiveTable, PlainLines, Silence, progress
 from headway.observe import Observer, Point, RunInfo, Snapshot
 
 
@@ -125,7 +125,11 @@ def test_how_a_run_ended_is_a_word_or_two(result):
 
 def test_silent_shows_nothing(capsys):
     with progress([("fedbuff", 0)], silent=True) as observers:
-        assert list(observers) == []
+        assert all(isinstance(observer, Observer) for observer in observers)
+        for observer in observers:
+            observer.started(info())
+            observer.progress(snapshot())
+            observer.evaluated(point(10))
     assert capsys.readouterr() == ("", "")
 
 
@@ -142,3 +146,23 @@ def test_a_terminal_gets_a_table_and_ci_plain_lines(monkeypatch, environment, ki
         monkeypatch.setenv(name, value)
     with progress([("fedbuff", 0)], silent=False) as (observer,):
         assert isinstance(observer, kind)
+
+
+def test_the_first_ctrl_c_is_answered_at_once(capsys):
+    stream = io.StringIO()
+    PlainLines(stream).interrupted()
+    assert stream.getvalue() == "stopping after the present job; Ctrl-C again aborts\n"
+    Silence().interrupted()
+    assert capsys.readouterr().err == stream.getvalue()
+    table = LiveTable([("fedbuff", 0)])
+    assert "stopping" not in shown(table)
+    table.interrupted()
+    assert "stopping after the present job; Ctrl-C again aborts" in shown(table)
+
+
+def test_an_answer_in_the_middle_of_a_write_is_no_error():
+    class Busy(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+    PlainLines(Busy()).interrupted()

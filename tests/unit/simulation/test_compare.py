@@ -172,3 +172,47 @@ def test_any_label_makes_a_folder_inside_the_comparison(tmp_path: Any) -> None:
     assert all((path / "result.json").is_file() for path in folders)
     loaded = hw.Comparison.load(tmp_path / "race")
     assert [result.label for result in loaded.results] == labels
+
+
+def test_all_contenders_are_checked_before_the_first_one_trains(tmp_path: Any) -> None:
+    task = Chase([1.0] * 4)
+    contenders = {"a": DELTA, "b": algorithms.fedavg(clients_per_round=9)}
+    with pytest.raises(ConfigurationError, match="needs more clients than there are"):
+        compare(contenders, task, folder=tmp_path / "race")
+    with pytest.raises(ConfigurationError, match="more clients in flight"):
+        compare({"a": DELTA, "b": Contender(algorithm=DELTA, concurrency=5)}, task)
+    assert task.trained == []
+    assert not (tmp_path / "race").exists()
+
+
+def test_a_run_that_fails_leaves_the_finished_ones(tmp_path: Any) -> None:
+    class Breaks(Chase):
+        def evaluate(self, parameters: Any, buffers: Any = None) -> dict[str, float]:
+            if len(self.trained) > 12:
+                raise ZeroDivisionError
+            return super().evaluate(parameters, buffers)
+
+    with pytest.raises(ZeroDivisionError) as error:
+        compare([DELTA, BUFFERED], Breaks([1.0] * 4), seeds=(0, 1), folder=tmp_path / "race")
+    assert "fedbuff-seed0" in error.value.__notes__[0]
+    loaded = hw.Comparison.load(tmp_path / "race")
+    assert [(r.label, r.seed) for r in loaded.results] == [("async_delta", 0)]
+    failed = hw.Result.load(tmp_path / "race" / "fedbuff-seed0")
+    assert failed.stop_reason == "failed: ZeroDivisionError"
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "advice"),
+    [
+        ({"seed": 3}, "takes no `seed`", "seeds=(3,)"),
+        ({"label": "x"}, "takes no `label`", "label the algorithms"),
+        ({"concurency": 3}, "unknown option `concurency`", "did you mean `concurrency`"),
+        ({"algorithm": DELTA}, "unknown option `algorithm`", ""),
+    ],
+)
+def test_options_that_a_comparison_does_not_take_are_refused(
+    options: dict[str, Any], message: str, advice: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message) as error:
+        compare([DELTA], **options)
+    assert advice in str(error.value.help)

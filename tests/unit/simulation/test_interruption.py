@@ -133,6 +133,34 @@ def test_an_interruption_during_an_evaluation_is_not_forgotten() -> None:
 
 
 @posix
+def test_an_observer_can_be_told_at_once() -> None:
+    class Watcher:
+        told = 0
+
+        def started(self, info: object) -> None: ...
+
+        def progress(self, snapshot: object) -> None: ...
+
+        def evaluated(self, point: object) -> None: ...
+
+        def finished(self, result: object) -> None: ...
+
+    class Told(Watcher):
+        def interrupted(self) -> None:
+            self.told = len(task.trained)
+
+    task = at_update(6, lambda: signal.raise_signal(signal.SIGINT))
+    told = Told()
+    hw.simulate(
+        *(task, hw.algorithms.async_delta()),
+        stop=until(updates=1000),
+        evaluate_every=2,
+        observers=[Watcher(), told],
+    )
+    assert told.told == 6
+
+
+@posix
 def test_a_comparison_that_is_interrupted_keeps_what_is_finished(tmp_path: Path) -> None:
     """Two updates a run: the seventh is the first of the fourth run."""
     algorithms = {"a": hw.algorithms.async_delta(), "b": hw.algorithms.fedbuff(buffer_size=2)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from headway.core.errors import (
 )
 from headway.observe import RunFolder, log_hash, weights_hash
 from headway.simulation import population, until
+from headway.simulation.engine import server_for
+from headway.simulation.resolve import resolve, structured
 from tests.simulation_kit import Chase, ChaseTrainer, perceptron_task
 
 DELTA = algorithms.async_delta()
@@ -70,7 +73,14 @@ def test_a_round_larger_than_the_population_names_both_numbers(algorithm: core.A
 
 def test_more_over_selection_than_clients_starts_them_all() -> None:
     algorithm = algorithms.fedavg(clients_per_round=3, over_selection=2.0)
-    assert simulate(algorithm=algorithm, stop=until(versions=3)).counts["cancelled"] == 3
+    result = simulate(algorithm=algorithm, stop=until(versions=3))
+    assert result.counts["cancelled"] == 3
+    (warning,) = result.warnings
+    assert "over_selection wants 6 clients in a round of 3" in warning
+    assert "at most 4" in warning
+    enough = algorithms.fedavg(clients_per_round=2, over_selection=2.0)
+    assert simulate(algorithm=enough).warnings == []
+    assert "at most 3" in simulate(algorithm=enough, concurrency=3).warnings[0]
 
 
 def test_a_task_in_which_nobody_has_data_is_refused() -> None:
@@ -98,6 +108,10 @@ def test_a_population_of_another_size_names_both_numbers() -> None:
         ({"evaluate_every": 0}, ConfigurationError, "updates cannot be 0"),
         ({"evaluate_every": 2.5}, ArgumentTypeError, "whole number"),
         ({"concurrency": 0}, ConfigurationError, "concurrency"),
+        ({"scheduler": 3}, ArgumentTypeError, "not a scheduler"),
+        ({"scheduler": core.FirstCome}, ArgumentTypeError, "not a scheduler"),
+        ({"observers": 3}, ArgumentTypeError, "must be a list"),
+        ({"observers": ["x"]}, ArgumentTypeError, "not an observer"),
         (
             {"concurrency": 2, "scheduler": core.FirstCome()},
             ConfigurationError,
@@ -249,13 +263,50 @@ def test_a_folder_holds_all_of_the_run(tmp_path: Any) -> None:
     result = simulate(perceptron_task(), folder=tmp_path / "run", evaluate_every=7)
     opened = RunFolder.open(tmp_path / "run")
     assert opened.config()["algorithm"]["name"] == "async_delta"
-    assert opened.config()["run"]["seed"] == 0
+    assert opened.config()["seed"] == 0
+    assert (tmp_path / "run" / "report.html").read_text().startswith("<!")
     loaded = opened.result()
     assert list(opened.points()) == result.history == loaded.history
     assert loaded.log_hash == result.log_hash == log_hash(opened.events())
     assert loaded.parameters is not None
     assert torch.equal(loaded.parameters, result.parameters)
     assert len(result.events) == len(loaded.events) > 20
+
+
+def test_the_file_of_a_run_made_in_python_is_structured_and_says_so(tmp_path: Any) -> None:
+    stop = until(updates=20, target=("value", 1e9))
+    simulate(algorithm=algorithms.fedbuff(buffer_size=2), stop=stop, folder=tmp_path / "run", evaluate_every=7)
+    config = RunFolder.open(tmp_path / "run").config()
+    assert config["made_by"] == "python"
+    assert config["run"]["evaluate_every"] == {"updates": 7}
+    assert config["run"]["scheduler"] == {"name": "RandomOrder"}
+    assert config["stop"] == {
+        "updates": 20,
+        "target": {"metric": "value", "value": 1e9, "direction": "max"},
+    }
+    assert config["algorithm"]["buffer_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (hw.staleness.hinge(10, 4), {"name": "hinge", "a": 10.0, "b": 4.0}),
+        (partial(torch.optim.SGD, lr=0.5), {"name": "SGD", "lr": 0.5}),
+        (core.FirstCome(concurrency=3), {"name": "FirstCome", "concurrency": 3}),
+        ({"a": (1, None, torch.float32), "b": None}, {"a": [1, "none", "torch.float32"]}),
+        (torch.optim.SGD, "SGD"),
+    ],
+)
+def test_values_are_taken_apart_where_they_can_be(value: Any, expected: Any) -> None:
+    assert structured(value) == expected
+
+
+def test_a_run_made_in_python_is_replayed_as_the_documentation_says(tmp_path: Any) -> None:
+    task = perceptron_task()
+    result = simulate(task, record="payloads", folder=tmp_path / "run", concurrency=3, seed=4)
+    server = server_for(resolve(task, DELTA, STOP, concurrency=3, seed=4))
+    core.replay(server, RunFolder.open(tmp_path / "run").events(payloads=True))
+    assert weights_hash(server.parameters) == result.weights_hash
 
 
 def test_a_folder_with_payloads_can_be_replayed(tmp_path: Any) -> None:
