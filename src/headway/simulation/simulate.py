@@ -347,7 +347,9 @@ def _warnings(engine: Engine, reason: str) -> list[str]:
         )
     without = engine.settings.task.num_clients - len(engine.clients)
     gate = engine.settings.algorithm.gate
-    if isinstance(gate, Bulk) and gate.num_started > (able := _most_in_flight(engine)):
+    able = _most_in_flight(engine)
+    # Without over-selection a round larger than the concurrency is merely done in parts.
+    if isinstance(gate, Bulk) and gate.num_started > max(able, gate.cohort):
         warnings.append(
             f"over_selection wants {gate.num_started:,} clients in a round of {gate.cohort:,}, and "
             f"at most {able:,} can train at the same time"

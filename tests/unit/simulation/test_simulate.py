@@ -81,6 +81,8 @@ def test_more_over_selection_than_clients_starts_them_all() -> None:
     enough = algorithms.fedavg(clients_per_round=2, over_selection=2.0)
     assert simulate(algorithm=enough).warnings == []
     assert "at most 3" in simulate(algorithm=enough, concurrency=3).warnings[0]
+    plain = algorithms.fedavg(clients_per_round=4)
+    assert simulate(algorithm=plain, concurrency=3).warnings == []
 
 
 def test_a_task_in_which_nobody_has_data_is_refused() -> None:
