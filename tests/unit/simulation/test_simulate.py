@@ -277,7 +277,12 @@ def test_a_folder_holds_all_of_the_run(tmp_path: Any) -> None:
 
 def test_the_file_of_a_run_made_in_python_is_structured_and_says_so(tmp_path: Any) -> None:
     stop = until(updates=20, target=("value", 1e9))
-    simulate(algorithm=algorithms.fedbuff(buffer_size=2), stop=stop, folder=tmp_path / "run", evaluate_every=7)
+    simulate(
+        algorithm=algorithms.fedbuff(buffer_size=2),
+        stop=stop,
+        folder=tmp_path / "run",
+        evaluate_every=7,
+    )
     config = RunFolder.open(tmp_path / "run").config()
     assert config["made_by"] == "python"
     assert config["run"]["evaluate_every"] == {"updates": 7}
