@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,14 +73,18 @@ def compare(
     """Run every algorithm with every seed, and compare the time and work to a target."""
     from headway.cli.jobs import gather, open_comparison, plans
     from headway.cli.progress import progress
+    from headway.simulation.interruption import interruptible
 
     resolved = _load(config, settings, record)
     jobs = plans(resolved)
     folder = out or free_folder(config)
     open_comparison(folder, resolved, overwrite=overwrite)
     results: list[Result] = []
-    with progress([(job.label, job.seed) for job in jobs], silent=quiet or as_json) as observers:
+    runs = [(job.label, job.seed) for job in jobs]
+    with interruptible() as ctrl_c, progress(runs, silent=quiet or as_json) as observers:
         for job in jobs:
+            if ctrl_c.requested and results:
+                break
             place = folder / f"{job.label}-seed{job.seed}"
             try:
                 results.append(job.run(place, observers, overwrite=overwrite))
@@ -90,8 +94,8 @@ def compare(
                 raise
             if results[-1].interrupted:
                 break
-    comparison = gather(results, resolved, folder)
-    report = comparison.report(folder / "report.html")
+        comparison = gather(results, resolved, folder)
+        report = comparison.report(folder / "report.html")
     if as_json:
         say_json(_compared(comparison, folder, report))
     else:
@@ -100,7 +104,7 @@ def compare(
             for warning in result.warnings:
                 typer.echo(f"\nwarning: {result.label}, seed {result.seed}: {warning}")
         typer.echo(f"\nfolder  {folder}\nreport  {report}")
-    _end(results, folder)
+    _end(results, folder, interrupted=ctrl_c.requested)
 
 
 def _load(config: Path, settings: list[str] | None, record: str | None) -> Resolved:
@@ -152,12 +156,11 @@ def _row(row: Any) -> dict[str, Any]:
     return {**row._asdict(), "spread": row.spread._asdict() if row.spread else None}
 
 
-def _end(results: Iterable[Result], folder: Path) -> None:
+def _end(results: Sequence[Result], folder: Path, *, interrupted: bool = False) -> None:
     """Exit as the runs ended; what went wrong is said last, where it is seen."""
-    for result in results:
-        if result.interrupted:
-            typer.echo(f"interrupted: {folder} holds everything up to here", err=True)
-            raise typer.Exit(130)
+    if interrupted or any(result.interrupted for result in results):
+        typer.echo(f"interrupted: {folder} holds everything up to here", err=True)
+        raise typer.Exit(130)
     failed = [r for r in results if r.stop_reason.startswith(("diverged", "stalled"))]
     for result in failed:
         where = result.folder or folder

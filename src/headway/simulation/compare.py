@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final, final
 
 from headway.core import Algorithm
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.observe import Comparison, Result
+from headway.simulation.interruption import interruptible
 from headway.simulation.resolve import check_kind, check_measured, check_seed, resolve
 from headway.simulation.simulate import simulate
 from headway.simulation.stop import Stop, Target, until
@@ -119,11 +121,14 @@ def compare(
         check_measured(goal, task, seeds[0], options.get("device", "cpu"))
     names = _folder_names(contenders)
     results: list[Result] = []
-    for seed in seeds:
-        for label, contender in contenders.items():
-            if begun is not None:
-                begun(label, seed)
+    with interruptible() as ctrl_c:
+        for seed, label in product(seeds, contenders):
+            if ctrl_c.requested and results:
+                break
+            contender = contenders[label]
             try:
+                if begun is not None:
+                    begun(label, seed)
                 result = simulate(
                     contender.task or task,
                     contender.algorithm,
@@ -138,9 +143,9 @@ def compare(
                     _gather(results, goal, folder)
                 raise
             results.append(result)
-            if results[-1].interrupted:
-                return _gather(results, goal, folder)
-    return _gather(results, goal, folder)
+            if result.interrupted:
+                break
+        return _gather(results, goal, folder)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,6 +23,7 @@ from headway.observe import (
 from headway.observe.folder import REPORT
 from headway.observe.observer import Interruptible
 from headway.simulation.engine import Engine, Settings
+from headway.simulation.interruption import interruptible
 from headway.simulation.population import Population
 from headway.simulation.resolve import describe, plain, resolve
 from headway.simulation.schedule import Every
@@ -112,7 +109,7 @@ def simulate(
     engine = recorder.engine()
     try:
         recorder.started(engine)
-        with _interruptible(engine, recorder.interrupted):
+        with interruptible() as ctrl_c, ctrl_c.told(engine.interrupt, recorder.interrupted):
             engine.begin()
             reason = engine.run()
     except Exception as error:
@@ -128,29 +125,6 @@ def _open(folder: str | Path | RunFolder | None, settings: Settings) -> RunFolde
     if folder is None or isinstance(folder, RunFolder):
         return folder
     return RunFolder.create(folder, describe(settings))
-
-
-@contextmanager
-def _interruptible(engine: Engine, told: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C end the run in order, and the second one break it off."""
-    usable = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if not usable:
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        engine.interrupt()
-        told()
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Recorder:

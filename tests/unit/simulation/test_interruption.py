@@ -176,3 +176,53 @@ def test_a_comparison_that_is_interrupted_keeps_what_is_finished(tmp_path: Path)
     ]
     loaded = hw.Comparison.load(tmp_path / "race")
     assert [r.weights_hash for r in loaded.results] == [r.weights_hash for r in comparison.results]
+
+
+@pytest.fixture
+def usual_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@posix
+@pytest.mark.usefixtures("usual_ctrl_c")
+def test_ctrl_c_between_two_runs_keeps_the_finished_ones(tmp_path: Path) -> None:
+    def begun(label: str, seed: int) -> None:
+        if label == "second":
+            signal.raise_signal(signal.SIGINT)
+
+    comparison = hw.compare(
+        Chase([1.0, 2.0]),
+        {label: hw.algorithms.async_delta() for label in ("first", "second", "third")},
+        stop=hw.until(updates=6),
+        seeds=(0,),
+        folder=tmp_path / "race",
+        begun=begun,
+    )
+    assert [(r.label, r.updates, r.interrupted) for r in comparison.results] == [
+        ("first", 6, False),
+        ("second", 0, True),
+    ]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(hw.Comparison.load(tmp_path / "race").results) == 2
+
+
+@posix
+@pytest.mark.usefixtures("usual_ctrl_c")
+def test_a_second_ctrl_c_between_two_runs_breaks_off_but_saves(tmp_path: Path) -> None:
+    def begun(label: str, seed: int) -> None:
+        if label == "second":
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        hw.compare(
+            Chase([1.0, 2.0]),
+            {label: hw.algorithms.async_delta() for label in ("first", "second")},
+            stop=hw.until(updates=6),
+            seeds=(0,),
+            folder=tmp_path / "race",
+            begun=begun,
+        )
+    assert len(hw.Comparison.load(tmp_path / "race").results) == 1
