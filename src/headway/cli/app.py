@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    before, warnings.showwarning = warnings.showwarning, _warn
     try:
         app(args=None if arguments is None else list(arguments), prog_name="headway")
     except SystemExit as done:
@@ -110,7 +112,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _let_go_of_the_pipe()
         return EXIT_ERROR
+    finally:
+        warnings.showwarning = before
     return 0
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say a warning as everything else is said, without a line of our source."""
+    typer.echo(f"warning: {message}", err=True)
 
 
 def _explain(error: Exception) -> int | None:

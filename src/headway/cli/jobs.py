@@ -77,7 +77,9 @@ def plan(resolved: Resolved) -> Job:
     """
     algorithm = config.make_algorithm(resolved)
     data = config.make_data(resolved)
-    return _job(resolved, algorithm, config.make_task(resolved, data))
+    job = _job(resolved, algorithm, config.make_task(resolved, data))
+    _check_targets(resolved, job)
+    return job
 
 
 def plans(resolved: Resolved) -> list[Job]:
@@ -102,11 +104,7 @@ def plans(resolved: Resolved) -> list[Job]:
         for seed in resolved.config.seeds
         for label in labels
     ]
-    goal = config.make_target(resolved.config.target)
-    if goal is not None:
-        device = jobs[0].options["device"]
-        where = resolved.place(("target",))
-        check_measured(goal, jobs[0].task, jobs[0].seed, device, where=where)
+    _check_targets(resolved, jobs[0])
     return jobs
 
 
@@ -152,6 +150,16 @@ def _create(folder: Path, tree: Mapping[str, Any], *, overwrite: bool) -> RunFol
         if "overwrite" in (error.help or ""):
             error.help = "choose another folder, or pass --overwrite to replace the run in it"
         raise
+
+
+def _check_targets(resolved: Resolved, job: Job) -> None:
+    """Find out before the first file is written that a target's metric is never measured."""
+    places = {("target",): resolved.config.target, ("stop", "target"): resolved.config.stop.target}
+    for place, section in places.items():
+        goal = config.make_target(section)
+        if goal is not None:
+            device, where = job.options["device"], resolved.place(place)
+            check_measured(goal, job.task, job.seed, device, where=where)
 
 
 def _task(resolved: Resolved, data: Federated | None, label: str) -> Objective:

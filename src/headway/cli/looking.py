@@ -33,12 +33,13 @@ def replay(run: Run, as_json: AsJson = False) -> None:
 
     replayed = rebuild(run)
     if as_json:
-        say_json({**replayed._asdict(), "bit_identical": True})
-    else:
-        typer.echo(
-            f"bit-identical: {replayed.events:,} events, version {replayed.version:,}, "
-            f"weights {replayed.weights_hash[:16]}"
-        )
+        say_json(replayed._asdict())
+        return
+    what = "bit-identical" if replayed.bit_identical else "rebuilt; the run never ended, so far"
+    typer.echo(
+        f"{what}: {replayed.events:,} events, version {replayed.version:,}, "
+        f"weights {replayed.weights_hash[:16]}"
+    )
 
 
 def report(runs: Runs, out: File = None, as_json: AsJson = False) -> None:

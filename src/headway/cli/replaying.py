@@ -12,8 +12,8 @@ from headway import config
 from headway.config import Resolved
 from headway.core import Event, ParameterLayout, RandomOrder, Server
 from headway.core import replay as replay_events
-from headway.core.errors import ConfigurationError, LogError, ReplayMismatchError, RunFolderError
-from headway.observe import RunFolder, weights_hash
+from headway.core.errors import ConfigurationError, LogError, ReplayMismatchError
+from headway.observe import LogHash, RunFolder, weights_hash
 
 __all__ = ["Replayed", "rebuild"]
 
@@ -24,12 +24,15 @@ class Replayed(NamedTuple):
     Attributes:
         events: How many events were repeated.
         version: The model's.
-        weights_hash: SHA-256 of the final weights.
+        weights_hash: SHA-256 of the rebuilt weights.
+        bit_identical: Whether they are the run's final ones; ``None`` for a run that never ended,
+            and so has none to compare with.
     """
 
     events: int
     version: int
     weights_hash: str
+    bit_identical: bool | None
 
 
 def rebuild(path: Path) -> Replayed:
@@ -39,7 +42,7 @@ def rebuild(path: Path) -> Replayed:
         path: The run folder.
 
     Raises:
-        RunFolderError: There is no finished run.
+        RunFolderError: There is no run.
         LogError: The log holds no payloads, or is damaged.
         ReplayMismatchError: Something came out differently.
     """
@@ -56,26 +59,38 @@ def rebuild(path: Path) -> Replayed:
     counter = _Counter(folder.events(payloads=True))
     replay_events(server, counter)
     found = weights_hash(server.parameters, server.buffers)
-    wanted = _wanted_hash(folder)
-    if wanted != found:
+    if not folder.has_result:
+        return Replayed(counter.count, server.version, found, None)
+    result = folder.result(events=False)
+    if counter.hash.hexdigest() != result.log_hash:
+        raise ReplayMismatchError(
+            "the log is not the one that the run ended with",
+            where=str(path),
+            got=f"{counter.count} events, log {counter.hash.hexdigest()[:16]}",
+            expected=f"log {result.log_hash[:16]}, as in result.json",
+            help="it was cut off or changed; take events.jsonl and payloads.bin from a copy",
+        )
+    if found != result.weights_hash:
         raise ReplayMismatchError(
             "every event is as in the log, but the weights are not",
             where=str(path),
             got=f"weights {found[:16]}",
-            expected=f"weights {wanted[:16]}",
+            expected=f"weights {result.weights_hash[:16]}",
             help="replay on the hardware, with the versions and the threads of environment.json",
         )
-    return Replayed(counter.count, server.version, found)
+    return Replayed(counter.count, server.version, found, True)
 
 
 class _Counter:
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = events
         self.count = 0
+        self.hash = LogHash()
 
     def __iter__(self) -> Iterator[Event]:
         for event in self._events:
             self.count += 1
+            self.hash.update(event)
             yield event
 
 
@@ -122,13 +137,3 @@ def _layout(folder: RunFolder, resolved: Resolved) -> ParameterLayout:
             return layout
     task = config.make_task(resolved, config.make_data(resolved))
     return task.start(resolved.config.seed, torch.device("cpu")).layout
-
-
-def _wanted_hash(folder: RunFolder) -> str:
-    if not folder.has_result:
-        raise RunFolderError(
-            "every event is as in the log, but the run never ended, so there are no final weights",
-            where=str(folder.path),
-            help="there is nothing to compare the rebuilt model with",
-        )
-    return folder.result(events=False).weights_hash

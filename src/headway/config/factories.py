@@ -213,7 +213,7 @@ def _argument_texts(doc: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     name = ""
     for line in inspect.cleandoc(match[1]).splitlines():
-        if entry := re.match(r"(\w+)(?: \(.*\))?: *(.*)", line):
+        if entry := re.match(r"(\*{0,2}\w+)(?: \(.*\))?: *(.*)", line):
             name = entry[1]
             texts[name] = entry[2]
         elif line.strip():

@@ -129,3 +129,20 @@ def test_a_run_that_fails_says_where_and_can_be_reported_and_replayed(headway, h
     assert headway("report", "run").code == 0
     assert "failed: ValueError: no luck" in (here / "run" / "report.html").read_text()
     assert headway("replay", "run").code == 0
+
+
+def test_a_run_that_was_killed_is_rebuilt(headway, run):
+    (run / "result.json").unlink()
+    done = headway("replay", "run")
+    assert done.code == 0
+    assert done.out.startswith("rebuilt; the run never ended")
+
+
+def test_a_log_that_lost_its_end_is_not_blamed_on_the_hardware(headway, run):
+    log = run / "events.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:-2]))
+    done = headway("replay", "run")
+    assert done.code == 1
+    assert "the log is not the one that the run ended with" in done.err
+    assert "cut off" in done.err

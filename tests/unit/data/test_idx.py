@@ -47,7 +47,7 @@ IMAGES = encode(np.zeros((2, 3, 4), dtype=np.uint8))
         b"\0\0\x08\0",
         b"\0\0\x08\x01" + b"\xff" * 4,
         b"\0\0\x08\xff" + b"\xff" * 1020,
-        gzip.compress(IMAGES),
+        gzip.compress(IMAGES, mtime=0),
     ],
     ids=[
         "empty",
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(IMAGES)[:-9]])
+@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(IMAGES, mtime=0)[:-9]])
 def test_a_file_that_cannot_be_unpacked_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "values-idx.gz"
     if content is not None:
