@@ -68,6 +68,9 @@ class ServerMachine(RuleBasedStateMachine):
         self.lost: set[str] = set()
         self.joined: set[str] = set()
         self.receipts: dict[str, list[core.Receipt]] = {}
+        self.undelivered: set[int] = set()
+        self.late = 0
+        self.doubles = 0
         self.ended: Counter[str] = Counter()
         self.clock: dict[str, int] = {}
         self.members: dict[str, bool] = {}
@@ -135,6 +138,8 @@ class ServerMachine(RuleBasedStateMachine):
         worker, base = self.jobs.pop(job)
         del self.tickets[job]
         self.ended[status] += 1
+        if receipt is None:
+            self.undelivered.add(job)
         receipt = receipt or core.Receipt(
             "rejected", status, self.version - base, 0.0, self.version, job
         )
@@ -257,17 +262,48 @@ class ServerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.receipts.values()))
     @rule(data=st.data(), again=st.booleans())
     def submit_twice(self, data: Any, again: bool) -> None:
-        """Delivered again, or after the job was cancelled or lost: the first receipt again."""
+        """Delivered again: the first receipt again. For the first time, after the job was cancelled
+        or lost: that, as of now."""
         worker = data.draw(st.sampled_from(sorted(self.receipts)), "worker")
         receipt = data.draw(st.sampled_from(self.receipts[worker]), "receipt")
+        expected = receipt
+        if receipt.job in self.undelivered:
+            self.undelivered.remove(receipt.job)
+            self.late += 1
+            staleness = receipt.staleness + self.version - receipt.version
+            expected = receipt._replace(staleness=staleness, version=self.version)
+            known = self.receipts[worker]
+            self.receipts[worker] = [expected if old is receipt else old for old in known]
+        else:
+            self.doubles += 1
         update = core.Update(torch.ones(SIZE), 0, worker, receipt.job)
-        assert self.server.submit(update, self.now, again=again) == receipt
+        got = self.server.submit(update, self.now, again=again)
+        assert got._replace(effects=()) == expected
+        self.ask_late(worker, got, again)
 
-    @rule(worker=st.sampled_from((*WORKERS, "stranger")), job=st.sampled_from([-1, 0, 10**9]))
-    def submit_unknown(self, worker: str, job: int) -> None:
-        receipt = self.server.submit(core.Update(torch.ones(SIZE), 0, worker, job), self.now)
+    def ask_late(self, worker: str, receipt: core.Receipt, again: bool) -> None:
+        """With what was not in flight, only who has nothing at all asks."""
+        idle = worker not in self.woken | self.waiting and not self.holds(worker)
+        if again and worker in self.joined and idle:
+            self.lost.discard(worker)
+            self.waiting.add(worker)
+            self.carry_out(receipt.effects)
+        else:
+            assert receipt.effects == ()
+
+    @rule(
+        worker=st.sampled_from((*WORKERS, "stranger")),
+        job=st.sampled_from([-1, 0, 10**9]),
+        again=st.booleans(),
+    )
+    def submit_unknown(self, worker: str, job: int, again: bool) -> None:
+        update = core.Update(torch.ones(SIZE), 0, worker, job)
+        receipt = self.server.submit(update, self.now, again=again)
         reason = "unknown_job" if worker in self.joined else "unknown_worker"
-        assert receipt == core.Receipt("rejected", reason, 0, 0.0, self.version, job)
+        expected = core.Receipt("rejected", reason, 0, 0.0, self.version, job)
+        assert receipt._replace(effects=()) == expected
+        self.late += 1
+        self.ask_late(worker, receipt, again)
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), thief=st.sampled_from(WORKERS))
@@ -275,6 +311,7 @@ class ServerMachine(RuleBasedStateMachine):
         job = data.draw(st.sampled_from(sorted(self.jobs)), "job")
         if self.jobs[job][0] != thief:
             receipt = self.server.submit(core.Update(torch.ones(SIZE), 0, thief, job), self.now)
+            self.late += 1
             assert receipt.status == "rejected"
             assert receipt.reason in ("unknown_job", "unknown_worker")
 
@@ -290,6 +327,20 @@ class ServerMachine(RuleBasedStateMachine):
             self.waiting.discard(worker)
             self.woken.discard(worker)
             self.clock.pop(worker, None)
+        self.carry_out(reply.effects)
+        assert reply.version == self.version
+
+    @rule(worker=st.sampled_from((*WORKERS, "stranger")))
+    def lose_jobs(self, worker: str) -> None:
+        reply = self.server.lose(worker, self.tell_time(0.125), again=True)
+        if worker in self.joined and worker not in self.lost:
+            jobs = [job for job, (owner, _) in self.jobs.items() if owner == worker]
+            assert reply.jobs == tuple(jobs)
+            for job in jobs:
+                self.end(job, "lost")
+                self.members.pop(worker, None)
+            if worker not in self.woken:
+                self.waiting.add(worker)
         self.carry_out(reply.effects)
         assert reply.version == self.version
 
@@ -359,6 +410,12 @@ class ServerMachine(RuleBasedStateMachine):
         counts = self.server.counts
         for status in ("applied", "buffered", "cancelled", "lost"):
             assert counts[status] == self.ended[status]
+        assert counts["rejected"] == self.ended["rejected"] + self.late
+        assert counts["duplicates"] == self.doubles
+
+    @invariant()
+    def it_tells_who_is_woken(self) -> None:
+        assert set(self.server.woken) == self.woken
 
     def teardown(self) -> None:
         self.log += self.server.take_events()

@@ -30,7 +30,7 @@ from headway.core.layout import Buffers, Entry, ParameterLayout
 from headway.core.recording import Recording
 from headway.core.replay import replay
 from headway.core.scheduler import FirstCome, RandomOrder, Scheduler
-from headway.core.server import Reply, Server
+from headway.core.server import Server
 from headway.core.snapshots import SnapshotRing
 from headway.core.table import WorkerTable
 from headway.core.transform import (
@@ -51,6 +51,7 @@ from headway.core.update import (
     Contributions,
     Effect,
     Receipt,
+    Reply,
     Timer,
     Update,
     Wait,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from headway.core.errors import ConfigurationError
-from headway.core.gate import Asynchronous, Gate
+from headway.core.gate import Asynchronous, Bulk, CancelStale, Gate
 from headway.core.transform import ClientTransform, Needs, PayloadKind, ServerStep, Transform
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Keep(Enum):
     KEEP = "keep"
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 KEEP: Final = Keep.KEEP
 """A view's way to say: stay on the parameters that you have."""
 
@@ -44,8 +46,10 @@ class View(Protocol):
             states: The states of the chain's transforms, in order, and last the step's. Read only.
 
         Returns:
-            A vector, copied by the server before anything else happens, and its version; or
-            :data:`KEEP`.
+            A vector, copied by the server before anything else happens, and its version, 0 to
+            ``context.version``; or :data:`KEEP`, unless the algorithm needs the base's parameters,
+            which nobody has kept. Anything else is a ``ConfigurationError`` at the checkout, which
+            gives no job out.
         """
         ...
 
@@ -66,7 +70,8 @@ class Algorithm:
         settings: The arguments it was made with, for reports.
 
     Raises:
-        ConfigurationError: The step is not defined for this payload.
+        ConfigurationError: The step is not defined for this payload; or the rounds of a bulk gate
+            are smaller than what the chain waits for.
     """
 
     name: str
@@ -86,11 +91,29 @@ class Algorithm:
                 got=self.payload,
                 expected=" or ".join(sorted(self.step.accepts)),
             )
+        gate = self.gate.gate if isinstance(self.gate, CancelStale) else self.gate
+        # What a part needs may be costly to find out, so only where it matters.
+        if isinstance(gate, Bulk) and gate.cohort < (needed := self.needs.min_workers):
+            raise ConfigurationError(
+                f"the rounds of `{self.name}` never have what its chain waits for",
+                got=f"Bulk(cohort={gate.cohort}) and a chain that needs {needed} workers",
+                expected=f"a cohort of at least {needed}",
+                help="make the cohort and the buffer equally large",
+            )
 
     @property
     def needs(self) -> Needs:
         """What all its parts need together."""
         return reduce(or_, (transform.needs for transform in self.chain), self.step.needs)
+
+    @property
+    def fingerprint(self) -> str:
+        """All that a saved state depends on, as text: whose fingerprint differs has other states.
+
+        Where an object's ``repr`` shows its address in memory, that is left out.
+        """
+        parts = [repr(part) for part in (*self.chain, self.step, self.gate)]
+        return _ADDRESS.sub("", f"{self}, {self.payload}: {' | '.join(parts)}")
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from headway.core import tree
 from headway.core.algorithm import Algorithm
+from headway.core.checks import all_finite
 from headway.core.context import Context
 from headway.core.transform import Held, Pass, Ticking
 from headway.core.update import Effect, Timer, Update
@@ -69,6 +70,10 @@ class Chain:
         if not update.weight > 0.0:
             # It reached the step and is worth nothing: neither model nor momentum may move.
             return "rejected", "zero_weight", 0.0, None, True
+        if update.contributions is not None and not _is_finite(update):
+            # Sound updates may add up to infinity. As above, the step counts as reached: what was
+            # gathered is gone, and a round must end.
+            return "rejected", "not_finite", 0.0, None, True
         answer = self._step.apply(update, self._step_state, context)
         if update.buffers is not None and context.buffers is not None:
             share = min(1.0, update.weight * self._step.mixing)
@@ -98,8 +103,13 @@ class Chain:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring all states back, in place where that is possible."""
+        """Bring all states back, in place where that is possible; after an error, half of them."""
         saved = zip(self._states, state["chain"], strict=True)
         self._states = [tree.load(own, plain) for own, plain in saved]
         self._step_state = tree.load(self._step_state, state["step"])
-        self.timers = list(state["timers"])
+        self.timers = [float(at) for at in state["timers"]]
+
+
+def _is_finite(update: Update) -> bool:
+    floating = None if update.buffers is None else update.buffers.floating
+    return all_finite(update.payload) and (floating is None or all_finite(floating))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite, nan
+from math import isfinite, nan, sqrt
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "all_finite", "find_fault", "readable"]
 
-_COUNT_LIMIT = 1 << 63
+_COUNT_LIMIT = 1 << 40
 _STRIDED = torch.strided
 
 FAULTS = {
@@ -34,10 +34,11 @@ FAULTS = {
     "wrong_device": "the payload is on another device than the parameters",
     "wrong_fragment": "the layout has no such fragment",
     "wrong_buffers": "the buffers' sizes, dtypes or device are not those of the server",
-    "bad_weight": "the weight is negative, not finite or not a number",
-    "bad_count": "num_examples or num_steps is not an int from 0 to 2**63 - 1",
-    "not_finite": "the payload or the buffers contain NaN or infinity",
+    "bad_weight": "the weight is negative, not a number, or above the root of the largest float",
+    "bad_count": "num_examples or num_steps is not an int from 0 to 2**40 - 1",
+    "not_finite": "the payload, the buffers or the mean of a flush contain NaN or infinity",
     "zero_weight": "the weight became 0: the update is worth nothing",
+    "transform_failed": "a transform or the step raised an exception",
 }
 """Reasons that the server itself gives for a rejection. Transforms add their own."""
 
@@ -172,6 +173,10 @@ def _integer(value: Any) -> int:
 def find_fault(update: Update, version: int, context: Context) -> str | None:
     """The first fault of an update that answers a known job; ``None`` when it is sound.
 
+    A weight may be at most ``sqrt(torch.finfo(dtype).max)``, about 1.8e19 for float32 and 256 for
+    float16: torch refuses a factor that does not fit the dtype, and a rate or a number of examples
+    is still to be multiplied with it.
+
     Args:
         update: What arrived, made :func:`readable`.
         version: The version that the job was given.
@@ -191,7 +196,9 @@ def find_fault(update: Update, version: int, context: Context) -> str | None:
             return fault
     if payload.device != parameters.device:
         return "wrong_device"
-    if not 0.0 <= update.weight < float("inf"):
+    weight = update.weight
+    # Almost every weight is 1 or less, so that the limit is seldom looked up.
+    if not 0.0 <= weight <= 1.0 and not 0.0 <= weight <= _weight_limit(parameters.dtype):
         return "bad_weight"
     if not (0 <= update.num_examples < _COUNT_LIMIT and 0 <= update.num_steps < _COUNT_LIMIT):
         return "bad_count"
@@ -200,6 +207,10 @@ def find_fault(update: Update, version: int, context: Context) -> str | None:
         if fault is not None:
             return fault
     return None if all_finite(payload) else "not_finite"
+
+
+def _weight_limit(dtype: torch.dtype) -> float:
+    return sqrt(torch.finfo(dtype).max)
 
 
 def _size_fault(update: Update, context: Context) -> str | None:

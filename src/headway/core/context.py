@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
-_STREAM_MIX = 0x9E3779B97F4A7C15
 _MASK_63 = (1 << 63) - 1
+_MASK_64 = (1 << 64) - 1
 
 
 class Context:
@@ -47,6 +47,7 @@ class Context:
     __slots__ = (
         "_generator",
         "_generator_version",
+        "_is_active",
         "_reference_gradient",
         "base",
         "buffers",
@@ -77,6 +78,7 @@ class Context:
         tables: Mapping[str, WorkerTable] | None = None,
         reference_gradient: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
+        is_active: Callable[[int], bool] | None = None,
     ) -> None:
         self.parameters = parameters
         self.layout = layout or ParameterLayout.flat(parameters.numel(), parameters.dtype)
@@ -96,6 +98,7 @@ class Context:
         self.num_in_flight = 0
         self.closing = False
         self._reference_gradient = reference_gradient
+        self._is_active = is_active
         self._generator: torch.Generator | None = None
         self._generator_version = -1
 
@@ -118,6 +121,10 @@ class Context:
                 help="pass reference_gradient=f to the server, where f(parameters) -> gradient",
             )
         return self._reference_gradient(self.parameters)
+
+    def is_active(self, worker: int) -> bool:
+        """Whether the worker of this index has joined and is not lost."""
+        return self._is_active is None or self._is_active(worker)
 
     def target(self, fragment: int | None) -> Tensor:
         """The part of the parameters that a payload with this fragment changes."""
@@ -142,11 +149,13 @@ class Context:
 
 
 def stream_seed(seed: int, version: int) -> int:
-    """A 63-bit seed for (seed, version): distinct versions of one seed never share it.
+    """A 63-bit seed for (seed, version), with all its bits mixed (the finalizer of splitmix64).
 
-    Multiplying by an odd constant is a bijection of the 64-bit integers; the seed is spread by a
-    second odd constant so that neighbouring seeds do not run one version apart.
+    torch's CPU generator uses the low 32 bits of a seed only. They are as well mixed as the others,
+    but there are no more than 2**32 of them: two given versions share a stream with probability
+    2**-32, and among 77,000 versions it is as likely as not that some two do.
     """
-    mixed = (version + 1) * _STREAM_MIX + (seed + 1) * 0xD1342543DE82EF95
-    mixed ^= (mixed >> 31) & _MASK_63
-    return (mixed * 0xBF58476D1CE4E5B9) & _MASK_63
+    mixed = ((version + 1) * 0x9E3779B97F4A7C15 + (seed + 1) * 0xD1342543DE82EF95) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return (mixed ^ (mixed >> 31)) & _MASK_63

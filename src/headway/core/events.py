@@ -57,7 +57,7 @@ class Submitted(NamedTuple):
     """An update arrived; the fields after ``job`` are those of its receipt and of the update.
 
     ``again``: the worker asked for its next job in the same trip. A job that was submitted before
-    has ``"duplicate"`` as its reason.
+    has ``"duplicate"`` as its reason; one that was cancelled or lost has that reason at first.
     """
 
     time: float
@@ -82,22 +82,32 @@ class Submitted(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker is gone, and its jobs with it."""
+    """A worker is gone, and its jobs with it.
+
+    ``again``: only the jobs are gone, and the worker asked for the next. ``applied``: how often the
+    model changed, because nobody is waited for any more.
+    """
 
     time: float
     worker: str
     jobs: tuple[int, ...]
     version: int
     cancelled: tuple[int, ...]
+    again: bool = False
+    applied: int = 0
 
 
 class Ticked(NamedTuple):
-    """Time passed. ``closing``: the run ended with this tick."""
+    """Time passed.
+
+    ``closing``: the run ended with this tick. ``applied``: how often the model changed by it.
+    """
 
     time: float
     version: int
     closing: bool
     cancelled: tuple[int, ...]
+    applied: int = 0
 
 
 class Noted(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +49,15 @@ class JobBook:
         self._parameters = parameters
         self._buffers = buffers
 
+    @property
     def next_id(self) -> int:
-        """An id that was never given out."""
+        """The id of the next job: one that was never given out."""
+        return (self.incarnation << _INCARNATION_SHIFT) | (self._num_given + 1)
+
+    def add(self, job: Job) -> None:
+        """A job with the next id is given out."""
+        self.by_id[job.id] = job
         self._num_given += 1
-        return (self.incarnation << _INCARNATION_SHIFT) | self._num_given
 
     def end(self, job_id: int, reason: str, version: int) -> Job:
         """End a job without an update; whoever submits it later gets this reason."""
@@ -60,6 +66,7 @@ class JobBook:
             self.ring.release(job.slot)
         staleness = version - job.version
         job.worker.remember(Receipt("rejected", reason, staleness, 0.0, version, job.id))
+        job.worker.expect(job.id)
         return job
 
     def by_version(self, *, sort: bool) -> Collection[Job]:
@@ -105,10 +112,18 @@ class JobBook:
         self.by_id = {}
         for job_id, name, version, place, dispatched_at in state["jobs"]:
             worker = roster.find(name)
-            if worker is None:
-                raise StateError("a saved job belongs to an unknown worker", got=name)
+            if worker is None or job_id not in worker.jobs:
+                raise StateError("a saved job is not one of its worker's", got=f"{name}: {job_id}")
             slot = None if place < 0 else slots[place]
             self.by_id[job_id] = Job(job_id, worker, version, slot, dispatched_at)
+        users = Counter(place for _, _, _, place, _ in state["jobs"] if place >= 0)
+        if len(self.by_id) != roster.num_running or any(
+            slot.users != users[place] for place, slot in enumerate(slots)
+        ):
+            raise StateError(
+                "the saved jobs and workers do not fit each other",
+                got=f"{len(self.by_id)} jobs of workers who have {roster.num_running}",
+            )
 
     def _number_slots(self) -> tuple[list[Slot], dict[int, int]]:
         slots = [job.slot for job in self.by_id.values() if job.slot is not None]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from headway.core.events import CheckedOut, Event, Lost, Registered, Submitted, Ticked, Waited
-from headway.core.update import NO_METRICS, Cancel, Effect, Receipt, Update, Wake
+from headway.core.update import NO_METRICS, Receipt, Reply, Update, cancelled_by
 
 __all__ = ["Recorder", "Recording"]
 
@@ -50,17 +49,18 @@ class Recorder:
         if self._on:
             self.events.append(Waited(now, worker, reason))
 
-    def lost(
-        self, now: float, worker: str, jobs: tuple[int, ...], version: int, effects: list[Effect]
-    ) -> None:
-        """A worker is gone."""
+    def lost(self, now: float, worker: str, reply: Reply, *, again: bool) -> None:
+        """A worker is gone, or its jobs are."""
         if self._on:
-            self.events.append(Lost(now, worker, jobs, version, _cancelled(effects)))
+            cancelled = cancelled_by(reply.effects)
+            event = Lost(now, worker, reply.jobs, reply.version, cancelled, again, reply.applied)
+            self.events.append(event)
 
-    def ticked(self, now: float, version: int, closing: bool, effects: list[Effect]) -> None:
+    def ticked(self, now: float, reply: Reply, *, closing: bool) -> None:
         """Time passed."""
         if self._on:
-            self.events.append(Ticked(now, version, closing, _cancelled(effects)))
+            cancelled = cancelled_by(reply.effects)
+            self.events.append(Ticked(now, reply.version, closing, cancelled, reply.applied))
 
     def submitted(
         self, now: float, update: Update, receipt: Receipt, again: bool, *, duplicate: bool = False
@@ -89,7 +89,7 @@ class Recorder:
             update.num_examples,
             update.num_steps,
             dict(update.metrics) if update.metrics else NO_METRICS,
-            _cancelled(receipt.effects),
+            cancelled_by(receipt.effects),
             again,
             update.weight,
             update.fragment,
@@ -98,10 +98,3 @@ class Recorder:
             buffers,
         )
         self.events.append(tuple.__new__(Submitted, values))
-
-
-def _cancelled(effects: Sequence[Effect]) -> tuple[int, ...]:
-    # The server cancels before it wakes, so most replies are told apart by their first effect.
-    if not effects or type(effects[0]) is Wake:
-        return ()
-    return tuple([effect.job for effect in effects if type(effect) is Cancel])

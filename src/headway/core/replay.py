@@ -17,7 +17,7 @@ from headway.core.events import (
     Waited,
 )
 from headway.core.server import Server
-from headway.core.update import Checkout, Update
+from headway.core.update import Checkout, Reply, Update, cancelled_by
 
 __all__ = ["replay"]
 
@@ -59,7 +59,8 @@ def _again(server: Server, event: Event, number: int) -> tuple[Any, Any]:
             reply = server.checkout(event.worker, event.time)
             if not isinstance(reply, Checkout):
                 return f"wait: {reply.reason}", f"job {event.job}"
-            return (reply.job, reply.version), (event.job, event.version)
+            got = (reply.job, reply.version, reply.parameters is None)
+            return got, (event.job, event.version, event.kept)
         case Waited():
             reply = server.checkout(event.worker, event.time)
             if isinstance(reply, Checkout):
@@ -68,11 +69,17 @@ def _again(server: Server, event: Event, number: int) -> tuple[Any, Any]:
         case Submitted():
             return _submit_again(server, event, number)
         case Lost():
-            return server.lose(event.worker, event.time).version, event.version
+            left = server.lose(event.worker, event.time, again=event.again)
+            return _of(left), (event.version, event.cancelled, event.applied, event.jobs)
         case Ticked():
-            return server.tick(event.time, closing=event.closing).version, event.version
+            left = server.tick(event.time, closing=event.closing)
+            return _of(left), (event.version, event.cancelled, event.applied, ())
         case Noted():
             return None, None
+
+
+def _of(reply: Reply) -> tuple[Any, ...]:
+    return reply.version, cancelled_by(reply.effects), reply.applied, reply.jobs
 
 
 def _submit_again(server: Server, event: Submitted, number: int) -> tuple[Any, Any]:
@@ -96,9 +103,24 @@ def _submit_again(server: Server, event: Submitted, number: int) -> tuple[Any, A
         buffers=event.buffers,
         metrics=event.metrics,
     )
-    receipt = server.submit(update, event.time, again=event.again)
-    reason = event.reason if event.reason == "duplicate" else receipt.reason
+    duplicates = server.counts["duplicates"]
+    try:
+        receipt = server.submit(update, event.time, again=event.again)
+    except Exception:
+        if event.reason != "transform_failed":
+            raise
+        # As in the run: the job has ended.
+        return None, None
+    reason = "duplicate" if server.counts["duplicates"] > duplicates else receipt.reason
+    cancelled = cancelled_by(receipt.effects)
     return (
-        (receipt.status, reason, receipt.staleness, receipt.weight, receipt.version),
-        (event.status, event.reason, event.staleness, event.weight, event.version),
+        (receipt.status, reason, receipt.staleness, receipt.weight, receipt.version, cancelled),
+        (
+            event.status,
+            event.reason,
+            event.staleness,
+            event.weight,
+            event.version,
+            event.cancelled,
+        ),
     )

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headway.core import tree
+from headway.core.errors import StateError
 from headway.core.gate import Gate
 from headway.core.scheduler import Scheduler
 from headway.core.update import Effect, Receipt, Wake
 
 __all__ = ["Roster", "Worker"]
 
-AWAY, WAITING, REFUSED, WOKEN = "away", "waiting", "refused", "woken"
+_PLACES = AWAY, WAITING, REFUSED, WOKEN = "away", "waiting", "refused", "woken"
 _RECEIPTS_KEPT = 4
 
 
@@ -21,7 +22,8 @@ _RECEIPTS_KEPT = 4
 class Worker:
     """What the server knows of a worker. ``place``: whether it waits, and how.
 
-    Jobs and receipts are short tuples and not lists: there may be a million workers.
+    ``undelivered``: jobs that the server ended itself, and whose updates have not come. Jobs and
+    receipts are short tuples and not lists: there may be a million workers.
     """
 
     index: int
@@ -31,6 +33,7 @@ class Worker:
     version: int = 0
     jobs: tuple[int, ...] = ()
     receipts: tuple[Receipt, ...] = ()
+    undelivered: tuple[int, ...] = ()
 
     def remember(self, receipt: Receipt) -> None:
         """Keep a receipt, so that the same job submitted again gets it again.
@@ -41,6 +44,18 @@ class Worker:
             self.receipts = tuple([older._replace(answer=None) for older in self.receipts])
         kept = self.receipts
         self.receipts = (*(kept if len(kept) < _RECEIPTS_KEPT else kept[1:]), receipt)
+
+    def expect(self, job: int) -> None:
+        """This job ended without its update, which may still be on its way."""
+        self.undelivered = (*self.undelivered[1 - _RECEIPTS_KEPT :], job)
+
+    def deliver(self, receipt: Receipt, version: int) -> Receipt:
+        """The update of such a job is here: its receipt is given for the first time, as of now."""
+        base = receipt.version - receipt.staleness
+        given = receipt._replace(staleness=version - base, version=version)
+        self.receipts = tuple([given if old is receipt else old for old in self.receipts])
+        self.undelivered = _without(self.undelivered, receipt.job)
+        return given
 
 
 class Roster:
@@ -99,6 +114,16 @@ class Roster:
     def num_workers(self) -> int:
         """Workers that ever joined."""
         return len(self.names)
+
+    @property
+    def woken(self) -> tuple[str, ...]:
+        """Those for whom a place in flight is kept."""
+        return tuple([w.name for w in self._workers.values() if w.place == WOKEN])
+
+    def is_active(self, index: int) -> bool:
+        """Whether the worker of this index has joined and is not lost."""
+        worker = self._workers.get(index)
+        return 0 <= index < len(self.names) if worker is None else not worker.lost
 
     def ask(self, worker: Worker) -> None:
         """The worker wants a job."""
@@ -161,6 +186,13 @@ class Roster:
         self.num_running += 1
         worker.jobs = (*worker.jobs, job)
 
+    def ask_if_idle(self, worker: Worker, effects: list[Effect]) -> None:
+        """A worker whose message was late asks, unless it has a job or a place already."""
+        if not worker.jobs and worker.place == AWAY:
+            self.join(worker.name)
+            self._put(worker)
+            self.wake(effects)
+
     def finish(self, worker: Worker, job: int) -> None:
         """The worker's update arrived."""
         worker.jobs = _without(worker.jobs, job)
@@ -204,8 +236,12 @@ class Roster:
         self._workers = {}
         for saved in state["workers"]:
             worker = self._load_worker(saved)
+            if self._index.get(worker.name) != worker.index or worker.place not in _PLACES:
+                raise StateError("a saved worker is not one", got=f"{worker.name}: {worker.place}")
             self._workers[worker.index] = worker
         self._refused = dict.fromkeys(state["refused"])
+        if any(self._workers[index].place != REFUSED for index in self._refused):
+            raise StateError("the saved workers do not fit each other", got=f"{self._refused}")
         everyone = self._workers.values()
         self.num_lost = sum(worker.lost for worker in everyone)
         self.num_running = sum(len(worker.jobs) for worker in everyone)
@@ -217,13 +253,12 @@ class Roster:
     def _dump_worker(worker: Worker) -> dict[str, Any]:
         saved: dict[str, Any] = tree.dump(replace(worker, receipts=()))
         # Effects, the last field, were carried out when the receipt was first given.
-        saved["receipts"] = [tree.dump(receipt[:-1]) for receipt in worker.receipts]
+        saved["receipts"] = [tree.dump(list(receipt[:-1])) for receipt in worker.receipts]
         return saved
 
     @staticmethod
     def _load_worker(saved: dict[str, Any]) -> Worker:
         values = tree.copy(saved)
-        values["jobs"] = tuple(values["jobs"])
         values["receipts"] = tuple([Receipt(*receipt) for receipt in values["receipts"]])
         return Worker(**values)
 

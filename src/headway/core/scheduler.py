@@ -9,7 +9,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from headway.core.context import stream_seed
 from headway.core.errors import ConfigurationError
 
 __all__ = ["FirstCome", "RandomOrder", "Scheduler"]
@@ -107,7 +106,7 @@ class RandomOrder:
 
     def init(self, seed: int) -> _Pool:
         """An empty pool."""
-        return _Pool(counter=stream_seed(seed, -2))
+        return _Pool(counter=_first_counter(seed))
 
     def add(self, worker: int, state: _Pool) -> None:
         """Into the pool."""
@@ -137,3 +136,10 @@ class RandomOrder:
                 return worker
             state.gone.discard(worker)
         return None
+
+
+def _first_counter(seed: int) -> int:
+    # Each pick mixes the counter, so this needs no more than to be different for each seed.
+    start = (seed + 1) * 0xD1342543DE82EF95 - 0x9E3779B97F4A7C15
+    start ^= (start >> 31) & (_MASK >> 1)
+    return (start * 0xBF58476D1CE4E5B9) & (_MASK >> 1)

@@ -8,41 +8,29 @@ There is no thread, socket, file, clock or global random state in here.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from headway.core import tree
 from headway.core.algorithm import Algorithm, Keep
-from headway.core.chain import Chain
 from headway.core.checks import find_fault, readable
-from headway.core.context import Context
-from headway.core.errors import ArgumentTypeError, ConfigurationError, StateError
+from headway.core.errors import ConfigurationError
 from headway.core.events import Event
-from headway.core.jobs import Job, JobBook, as_buffers, dump_buffers
+from headway.core.jobs import Job
 from headway.core.layout import Buffers, ParameterLayout
+from headway.core.parts import Parts
 from headway.core.recording import Recorder, Recording
-from headway.core.roster import WOKEN, Roster, Worker
+from headway.core.roster import WOKEN, Worker
 from headway.core.scheduler import FirstCome, Scheduler
 from headway.core.snapshots import Slot
-from headway.core.table import WorkerTable
-from headway.core.update import Cancel, Checkout, Effect, Receipt, Update, Wait, WorkOrder
+from headway.core.update import Cancel, Checkout, Effect, Receipt, Reply, Update, Wait, WorkOrder
 
-__all__ = ["Reply", "Server"]
+__all__ = ["Server"]
 
 _AS_YOU_LIKE = WorkOrder()
 _JOBS_PER_WORKER = 2
-
-
-class Reply(NamedTuple):
-    """What ``register``, ``lose`` and ``tick`` answer: the version, and effects for the shell."""
-
-    version: int
-    effects: tuple[Effect, ...] = ()
 
 
 class Server:
@@ -64,7 +52,7 @@ class Server:
 
     Raises:
         ArgumentTypeError: ``initial`` is not a flat floating-point tensor.
-        ConfigurationError: ``initial`` is not finite, or does not fit the layout.
+        ConfigurationError: ``initial`` is not finite, or does not fit the layout in size or dtype.
 
     Memory: the parameters, a snapshot per distinct version in flight and one more, and what
     ``algorithm.needs`` declares. Nothing of the model's size is allocated per update.
@@ -93,30 +81,30 @@ class Server:
         reference_gradient: Callable[[Tensor], Tensor] | None = None,
         incarnation: int = 0,
     ) -> None:
-        _check_initial(initial, layout)
         self.algorithm = algorithm
-        self.counts: Counter[str] = Counter()
-        self.needs = needs = algorithm.needs
+        self.needs = algorithm.needs
         self._recorder = Recorder(record)
-        parameters = initial.detach().clone().contiguous()
-        self._tables = {
-            name: WorkerTable(parameters.numel(), parameters.dtype, parameters.device)
-            for name in needs.tables
-        }
-        self._context = Context(
-            parameters,
-            layout=layout,
-            payload=algorithm.payload,
-            buffers=buffers.clone() if buffers is not None else None,
-            tables=self._tables,
-            reference_gradient=reference_gradient,
-            seed=seed,
+        self._adopt(
+            Parts(
+                initial,
+                algorithm,
+                scheduler or FirstCome(),
+                layout=layout,
+                buffers=buffers,
+                seed=seed,
+                reference_gradient=reference_gradient,
+                incarnation=incarnation,
+            )
         )
-        if needs.reference_gradient and reference_gradient is None:
+        if self.needs.reference_gradient and reference_gradient is None:
             self._context.reference_gradient()
-        self._roster = Roster(algorithm.gate, scheduler or FirstCome(), seed)
-        self._jobs = JobBook(parameters, buffers, incarnation)
-        self._chain = Chain(algorithm, self._context)
+
+    def _adopt(self, parts: Parts) -> None:
+        # Taken apart once: they are looked up for every update.
+        self._parts = parts
+        self.counts = parts.counts
+        self._context, self._chain = parts.context, parts.chain
+        self._roster, self._jobs = parts.roster, parts.jobs
 
     @property
     def parameters(self) -> Tensor:
@@ -169,6 +157,14 @@ class Server:
         return tuple(self._chain.timers)
 
     @property
+    def woken(self) -> tuple[str, ...]:
+        """Workers for whom a place is kept until they check out.
+
+        A shell that loads a state, or to which a door has raised an error, wakes them again.
+        """
+        return self._roster.woken
+
+    @property
     def num_snapshots(self) -> int:
         """Snapshots that are live: at most one more than the jobs in flight."""
         return self._jobs.ring.num_live
@@ -218,18 +214,23 @@ class Server:
             update: It is checked, and rejected with a reason if anything is wrong with it.
             now: The time, in seconds.
             again: The worker asks for its next job in the same trip. If its turn has come, the
-                effects hold ``Wake(worker)``, and a checkout gives it the job.
+                effects hold ``Wake(worker)``, and a checkout gives it the job. Where the update is
+                not of a job in flight, it asks only if it has no job in flight.
 
         Returns:
-            The receipt. A job that is submitted twice gets its first receipt again, without
-            effects, and changes nothing.
+            The receipt. One of the last four jobs of a worker gets its first receipt again when it
+            is submitted again, with no effect but a ``Wake``; an older one is ``"unknown_job"``.
+
+        Raises:
+            Exception: What a transform or the step raised. The job has ended by then, as
+                ``"transform_failed"``, and the worker has not asked; what they changed stays.
         """
         self._advance(now)
         update = readable(update)
         jobs, context, roster = self._jobs, self._context, self._roster
         job = jobs.by_id.get(update.sequence)
         if job is None or job.worker.name != update.worker:
-            return self._submit_unknown(update)
+            return self._submit_unknown(update, again)
         worker = job.worker
         del jobs.by_id[job.id]
         context.dispatched_at = job.dispatched_at
@@ -246,7 +247,11 @@ class Server:
             if self.needs.base_parameters:
                 context.base = job.slot.shown if job.slot is not None else None
             self._count_workers()
-            status, reason, weight, answer, stepped = self._chain.run(update, effects)
+            try:
+                status, reason, weight, answer, stepped = self._chain.run(update, effects)
+            except BaseException:
+                self._fail(update, job, again)
+                raise
         else:
             status, reason = "rejected", fault
         taken = stepped or status != "rejected"
@@ -280,26 +285,35 @@ class Server:
         self._recorder.submitted(context.now, update, receipt, again)
         return receipt
 
-    def lose(self, worker: str, now: float) -> Reply:
+    def lose(self, worker: str, now: float, *, again: bool = False) -> Reply:
         """A worker is gone: its jobs are freed, and nobody waits for it.
 
         Args:
             worker: Its name; one that is not known, or is lost already, changes nothing.
             now: The time, in seconds.
+            again: Only its jobs are lost; the worker is there, and asks for its next job in the
+                same trip, as in :meth:`submit`.
         """
         self._advance(now)
         effects: list[Effect] = []
         record = self._roster.find(worker)
         ended: tuple[int, ...] = ()
+        applied, reopened = 0, False
         if record is not None and not record.lost:
             ended = record.jobs
             for job_id in ended:
                 self._jobs.end(job_id, "lost", self.version)
+                if again:
+                    reopened = self._roster.abandon(record, job_id) or reopened
             self.counts["lost"] += len(ended)
-            reopened = self._roster.lose(record)
-            self._let_pass(effects, reopened)
-        self._recorder.lost(self.now, worker, ended, self.version, effects)
-        return Reply(self.version, tuple(effects))
+            if again:
+                self._roster.ask(record)
+            else:
+                reopened = self._roster.lose(record)
+            applied = self._let_pass(effects, reopened)
+        reply = Reply(self.version, tuple(effects), ended, applied)
+        self._recorder.lost(self.now, worker, reply, again=again)
+        return reply
 
     def tick(self, now: float, *, closing: bool = False) -> Reply:
         """Let time pass: what waits for a time, such as a grace window, is released.
@@ -312,10 +326,13 @@ class Server:
         self._chain.expire(self.now)
         effects: list[Effect] = []
         self._context.closing = closing
-        self._let_pass(effects, False)
-        self._context.closing = False
-        self._recorder.ticked(self.now, self.version, closing, effects)
-        return Reply(self.version, tuple(effects))
+        try:
+            applied = self._let_pass(effects, False)
+        finally:
+            self._context.closing = False
+        reply = Reply(self.version, tuple(effects), (), applied)
+        self._recorder.ticked(self.now, reply, closing=closing)
+        return reply
 
     def take_events(self) -> list[Event]:
         """The events since the last call, for a shell that streams them."""
@@ -326,23 +343,14 @@ class Server:
 
         Events are not in it: they are the log, and stay with the shell.
         """
-        context = self._context
-        return {
-            "algorithm": self.algorithm.name,
-            "version": context.version,
-            "now": context.now,
-            "counts": dict(self.counts),
-            "parameters": context.parameters.clone(),
-            "buffers": dump_buffers(context.buffers),
-            "stream": tree.dump(context.stream_state()),
-            "tables": {name: tree.dump(table) for name, table in self._tables.items()},
-            "roster": self._roster.state_dict(),
-            **self._chain.state_dict(),
-            **self._jobs.state_dict(),
-        }
+        return self._parts.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], *, restarted: bool = False) -> None:
         """Become the server that was saved. Its jobs in flight are in flight again.
+
+        Nothing changes unless all of it is loaded; meanwhile there are two models in memory.
+        ``parameters`` is another tensor afterwards. Set the ``timers`` and wake the ``woken`` then:
+        their effects may have been lost with the shell that had them.
 
         Args:
             state: From :meth:`state_dict` of a server with the same algorithm and model size.
@@ -351,25 +359,9 @@ class Server:
                 from one state twice counts its starts, and passes ``incarnation``.
 
         Raises:
-            StateError: The state is of another algorithm or another model.
+            StateError: The state is of another algorithm or another model, or is damaged.
         """
-        self._check_state(state)
-        context = self._context
-        context.parameters.copy_(state["parameters"])
-        buffers = as_buffers(state["buffers"])
-        if context.buffers is not None and buffers is not None:
-            context.buffers.floating.copy_(buffers.floating)
-            context.buffers.integer.copy_(buffers.integer)
-        context.version = state["version"]
-        context.now = state["now"]
-        stream = state["stream"]
-        context.load_stream_state(None if stream is None else (stream[0], stream[1]))
-        self.counts = Counter(state["counts"])
-        for name, table in self._tables.items():
-            tree.load(table, state["tables"][name])
-        self._chain.load_state_dict(state)
-        self._roster.load_state_dict(state["roster"])
-        self._jobs.load_state_dict(state, self._roster, restarted=restarted)
+        self._adopt(self._parts.loaded(state, restarted=restarted))
 
     def _advance(self, now: float) -> None:
         # A clock that stands or goes back (an NTP step, two threads) must not stop a server.
@@ -378,16 +370,20 @@ class Server:
 
     def _wait(self, worker: str, reason: str, effects: list[Effect]) -> Wait:
         self._recorder.waited(self.now, worker, reason)
-        return Wait(reason, None, tuple(effects))
+        return Wait(reason, min(self._chain.timers, default=None), tuple(effects))
 
     def _give(self, worker: Worker, effects: list[Effect]) -> Checkout:
         context, algorithm, jobs = self._context, self.algorithm, self._jobs
-        job_id = jobs.next_id()
+        job_id = jobs.next_id
         context.worker = worker.index
+        # First what may raise an error: the worker's place is kept then, and no job given out.
+        order = _AS_YOU_LIKE
         if algorithm.view is not None or algorithm.work is not None:
             self._count_workers()
             context.job, context.staleness, context.base = job_id, 0, None
             context.dispatched_at = context.now
+            if algorithm.work is not None:
+                order = algorithm.work(context)
         slot: Slot | None
         if algorithm.view is None:
             version = context.version
@@ -395,9 +391,8 @@ class Server:
         else:
             slot, version = self._view(worker)
         worker.version = version
-        jobs.by_id[job_id] = Job(job_id, worker, version, slot, context.now)
+        jobs.add(Job(job_id, worker, version, slot, context.now))
         self._roster.start(worker, job_id)
-        order = _AS_YOU_LIKE if algorithm.work is None else algorithm.work(context)
         self._recorder.checked_out(context.now, worker.name, job_id, version, slot is None)
         if slot is None:
             return Checkout(version, None, job_id, order, None, tuple(effects))
@@ -408,8 +403,21 @@ class Server:
         context, view = self._context, self.algorithm.view
         seen = view(context, self._chain.states) if view is not None else Keep.KEEP
         if isinstance(seen, Keep):
+            if self.needs.base_parameters:
+                raise ConfigurationError(
+                    f"`{self.algorithm.name}` needs the parameters that each job started from",
+                    got="a view that returned KEEP: the server has no copy of the worker's own",
+                    help="send the parameters, or do without needs.base_parameters",
+                )
             return None, worker.version
-        return self._jobs.ring.own(seen[1], seen[0], context.buffers), seen[1]
+        vector, version = seen
+        if not 0 <= version <= context.version:
+            raise ConfigurationError(
+                f"the view of `{self.algorithm.name}` sends a version that there never was",
+                got=version,
+                expected=f"0 to {context.version}",
+            )
+        return self._jobs.ring.own(version, vector, context.buffers), version
 
     def _settle(self, effects: list[Effect]) -> bool:
         """After the step: tell the gate, cancel what it stops; True when it may be asked again."""
@@ -428,9 +436,10 @@ class Server:
             self._roster.ask(job.worker)
         return reopened
 
-    def _let_pass(self, effects: list[Effect], reopened: bool) -> None:
-        """Release what is due, and wake whom that lets start."""
+    def _let_pass(self, effects: list[Effect], reopened: bool) -> int:
+        """Release what is due, and wake whom that lets start: how often the model changed."""
         context, chain = self._context, self._chain
+        before = context.version
         if chain.ticks:
             context.worker = context.job = -1
             context.staleness = 0
@@ -443,56 +452,46 @@ class Server:
         if reopened:
             self._roster.reopen()
         self._roster.wake(effects)
+        if context.version > before:
+            self.counts["flushed"] += context.version - before
+        return context.version - before
 
-    def _submit_unknown(self, update: Update) -> Receipt:
+    def _submit_unknown(self, update: Update, again: bool) -> Receipt:
+        """An update of no job in flight: a duplicate, one too late, or nobody's."""
         worker = self._roster.find(update.worker)
         reason = "unknown_worker" if worker is None else "unknown_job"
-        for receipt in worker.receipts if worker is not None else ():
-            if receipt.job == update.sequence:
-                # Its effects were carried out when it was first given.
-                again = receipt._replace(effects=())
-                self.counts["duplicates"] += 1
-                self._recorder.submitted(self.now, update, again, False, duplicate=True)
-                return again
         receipt = Receipt("rejected", reason, 0, 0.0, self.version, update.sequence)
+        duplicate = False
+        effects: list[Effect] = []
+        if worker is not None:
+            for known in worker.receipts:
+                if known.job == update.sequence:
+                    duplicate = known.job not in worker.undelivered
+                    # Its effects were carried out when it was first given.
+                    receipt = known._replace(effects=())
+                    if not duplicate:
+                        receipt = worker.deliver(known, self.version)
+            if again:
+                self._roster.ask_if_idle(worker, effects)
+        self.counts["duplicates" if duplicate else "rejected"] += 1
+        self._recorder.submitted(self.now, update, receipt, again, duplicate=duplicate)
+        return receipt._replace(effects=tuple(effects)) if effects else receipt
+
+    def _fail(self, update: Update, job: Job, again: bool) -> None:
+        """A transform or the step raised: the job ends, and nobody waits for it."""
+        roster, worker = self._roster, job.worker
+        if job.slot is not None:
+            self._jobs.ring.release(job.slot)
+        if roster.gate.finished(worker.index, roster.gate_state, taken=False):
+            roster.reopen()
+        staleness = self.version - job.version
+        receipt = Receipt("rejected", "transform_failed", staleness, 0.0, self.version, job.id)
+        worker.remember(receipt)
         self.counts["rejected"] += 1
-        self._recorder.submitted(self.now, update, receipt, False)
-        return receipt
+        self._recorder.submitted(self.now, update, receipt, again)
 
     def _count_workers(self) -> None:
         context, roster = self._context, self._roster
         context.num_workers = len(roster.names)
         context.num_active = context.num_workers - roster.num_lost
         context.num_in_flight = len(self._jobs.by_id)
-
-    def _check_state(self, state: dict[str, Any]) -> None:
-        got = _likeness(state.get("algorithm"), state.get("parameters"), state.get("buffers"))
-        expected = _likeness(self.algorithm.name, self.parameters, self.buffers)
-        if got != expected:
-            raise StateError("the saved server is not like this one", got=got, expected=expected)
-
-
-def _check_initial(initial: Any, layout: ParameterLayout | None) -> None:
-    if not isinstance(initial, Tensor) or initial.dim() != 1 or not initial.is_floating_point():
-        raise ArgumentTypeError(
-            "the initial parameters must be one flat floating-point tensor",
-            got=f"{type(initial).__name__} {tuple(getattr(initial, 'shape', ()))}",
-            help="flatten a module with ParameterLayout.of(module).flatten(module)",
-        )
-    if layout is not None and layout.num_params != initial.numel():
-        raise ConfigurationError(
-            "the initial parameters do not fit the layout",
-            got=f"{initial.numel()} values",
-            expected=f"{layout.num_params} values",
-        )
-    if not bool(torch.isfinite(initial).all()):
-        raise ConfigurationError(
-            "the initial parameters contain NaN or infinity", help="check how they were made"
-        )
-
-
-def _likeness(name: Any, parameters: Any, buffers: Any) -> str:
-    sizes = [] if buffers is None else [buffer.numel() for buffer in buffers]
-    if not isinstance(parameters, Tensor):
-        return f"{name} without parameters"
-    return f"{name}, {parameters.numel()} parameters of {parameters.dtype}, buffers {sizes}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -16,11 +16,13 @@ __all__ = [
     "Contributions",
     "Effect",
     "Receipt",
+    "Reply",
     "Timer",
     "Update",
     "Wait",
     "Wake",
     "WorkOrder",
+    "cancelled_by",
 ]
 
 NO_METRICS: Mapping[str, float] = MappingProxyType({})
@@ -49,9 +51,10 @@ class Update(NamedTuple):
         base_version: The version that the work started from.
         worker: Who did it.
         sequence: The job that it answers, from the checkout.
-        num_examples: How many examples it saw, at least 0.
-        num_steps: How many local steps it took, at least 0.
-        weight: What the update is worth. Transforms multiply it; the step applies it, once.
+        num_examples: How many examples it saw, 0 to 2**40 - 1.
+        num_steps: How many local steps it took, 0 to 2**40 - 1.
+        weight: What the update is worth, 0 to ``sqrt(torch.finfo(dtype).max)``. Transforms multiply
+            it; the step applies it, once.
         fragment: Which fragment of the layout the payload is, ``None`` for the whole.
         buffers: The worker's buffers after the work, where the model has any.
         metrics: Numbers that the worker reports, such as ``{"loss": 0.7}``.
@@ -140,9 +143,13 @@ class Checkout(NamedTuple):
 class Wait(NamedTuple):
     """Not now. The server wakes the worker with a :class:`Wake` effect when its turn comes.
 
+    Not so where the reason is that the worker has two jobs already: that one stands in no line, and
+    asks again when it hands one in.
+
     Attributes:
         reason: Why, in a few words.
-        until: A time at which asking again makes sense; ``None``: wait to be woken.
+        until: The earliest time at which a tick is due, which may change who may start; ``None``:
+            none is due.
         effects: What the shell shall do.
     """
 
@@ -174,3 +181,27 @@ class Receipt(NamedTuple):
     job: int
     answer: Tensor | None = None
     effects: tuple[Effect, ...] = ()
+
+
+class Reply(NamedTuple):
+    """What ``register``, ``lose`` and ``tick`` answer.
+
+    Attributes:
+        version: The server's version after the call.
+        effects: What the shell shall do.
+        jobs: The jobs that ended with their worker.
+        applied: How often the model changed, because held updates were released.
+    """
+
+    version: int
+    effects: tuple[Effect, ...] = ()
+    jobs: tuple[int, ...] = ()
+    applied: int = 0
+
+
+def cancelled_by(effects: Sequence[Effect]) -> tuple[int, ...]:
+    """The jobs that a reply's effects cancel."""
+    # The server cancels before it wakes, so most replies are told apart by their first effect.
+    if not effects or type(effects[0]) is Wake:
+        return ()
+    return tuple([effect.job for effect in effects if type(effect) is Cancel])

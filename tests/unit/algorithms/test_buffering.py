@@ -113,8 +113,15 @@ def test_a_fragment_is_rejected_and_does_not_count():
 class TestClosing:
     def test_drops_a_partial_buffer_by_default(self):
         held = Held(3)
-        held.put([3.0, 3.0])
+        held.put([3.0, 3.0], tau=7, num_examples=5)
         assert held.tick(closing=True) is None
+        # It is gone: the next three are of their own.
+        held.put([6.0, 0.0])
+        assert isinstance(held.put([0.0, 6.0]), core.Held)
+        flushed = held.put([0.0, 0.0]).update
+        assert flushed.payload.tolist() == [2.0, 2.0]
+        assert flushed.contributions == core.Contributions(3, 0, 3.0)
+        assert flushed.num_examples == 3
 
     def test_applies_it_over_those_that_are_there_if_told_to(self):
         held = Held(10, on_close="apply")
@@ -132,41 +139,88 @@ class TestClosing:
 
 
 class TestShrinking:
+    """Rounds of three, of which some workers are lost."""
+
+    def round(self, size=3, **options):
+        held = Held(size, **options)
+        self.active = {0, 1, 2}
+        held.context._is_active = self.active.__contains__
+        held.context.num_workers = held.context.num_active = 3
+        return held
+
+    def put(self, held, worker, value, in_flight):
+        held.context.worker, held.context.num_in_flight = worker, in_flight
+        return held.put([value, value])
+
+    def lose(self, held, worker, in_flight):
+        self.active.discard(worker)
+        held.context.worker, held.context.num_in_flight = -1, in_flight
+        held.context.num_active = len(self.active)
+        return held.tick()
+
     def test_waits_for_all_until_they_have_joined_once(self):
-        held = Held(3, shrink=True)
-        for workers in (1, 2):
-            held.context.num_workers = held.context.num_active = workers
-            assert isinstance(held.put([1.0, 1.0]), core.Held)
-            assert held.tick() is None
+        held = self.round(shrink=True)
+        held.context.num_workers = held.context.num_active = 1
+        assert isinstance(self.put(held, 0, 1.0, 0), core.Held)
+        assert held.tick() is None
 
     def test_a_lost_worker_is_no_longer_waited_for(self):
-        held = Held(3, shrink=True)
-        held.context.num_workers = held.context.num_active = 3
-        held.put([1.0, 1.0])
-        held.put([3.0, 3.0])
+        held = self.round(shrink=True)
+        self.put(held, 0, 1.0, 2)
+        self.put(held, 1, 3.0, 1)
         assert held.tick() is None
-        held.context.num_active = 2
-        flushed = held.tick().update
+        flushed = self.lose(held, 2, 0).update
         assert flushed.payload.tolist() == [2.0, 2.0]
+        assert flushed.contributions.count == 2
         assert held.tick() is None
 
-    def test_later_rounds_are_of_those_that_are_left(self):
-        held = Held(3, shrink=True)
-        held.context.num_workers, held.context.num_active = 5, 2
-        assert isinstance(held.put([1.0, 1.0]), core.Held)
-        assert held.put([2.0, 2.0]).update.payload.tolist() == [1.5, 1.5]
+    def test_nor_if_it_was_lost_before_the_others_came(self):
+        held = self.round(shrink=True)
+        assert self.lose(held, 2, 2) is None
+        assert isinstance(self.put(held, 0, 1.0, 1), core.Held)
+        assert self.put(held, 1, 3.0, 0).update.payload.tolist() == [2.0, 2.0]
+
+    def test_a_contributor_that_is_lost_cuts_nobody_off(self):
+        held = self.round(shrink=True)
+        self.put(held, 0, 1.0, 2)
+        assert self.lose(held, 0, 2) is None
+        assert isinstance(self.put(held, 1, 2.0, 1), core.Held)
+        assert held.tick() is None
+        assert self.put(held, 2, 6.0, 0).update.payload.tolist() == [3.0, 3.0]
+
+    def test_who_is_idle_and_has_not_contributed_is_waited_for(self):
+        held = self.round(shrink=True)
+        self.put(held, 0, 1.0, 0)
+        self.put(held, 0, 1.0, 0)
+        assert held.tick() is None
+        # Two that are left, of whom one has contributed twice.
+        assert self.lose(held, 1, 0) is None
+
+    def test_the_next_round_starts_with_nobody(self):
+        held = self.round(shrink=True)
+        for worker in range(3):
+            self.put(held, worker, 1.0, 2 - worker)
+        assert isinstance(self.put(held, 0, 1.0, 0), core.Held)
+        assert self.lose(held, 1, 0) is None
+
+    def test_who_contributed_survives_a_save_and_a_load(self):
+        held = self.round(shrink=True)
+        self.put(held, 0, 1.0, 2)
+        self.put(held, 1, 3.0, 1)
+        fresh = held.transform.init(held.context)
+        held.state = core.tree.load(fresh, core.tree.dump(held.state))
+        assert self.lose(held, 2, 0).update.payload.tolist() == [2.0, 2.0]
 
     def test_never_grows(self):
-        held = Held(2, shrink=True)
-        held.context.num_workers = held.context.num_active = 50
-        held.put([1.0, 1.0])
-        assert isinstance(held.put([1.0, 1.0]), core.Pass)
+        held = self.round(2, shrink=True)
+        self.put(held, 0, 1.0, 9)
+        assert isinstance(self.put(held, 1, 1.0, 8), core.Pass)
 
     def test_without_it_a_lost_worker_changes_nothing(self):
-        held = Held(3)
-        held.context.num_workers, held.context.num_active = 3, 1
-        held.put([1.0, 1.0])
-        assert held.tick() is None
+        held = self.round()
+        self.put(held, 0, 1.0, 1)
+        self.put(held, 1, 1.0, 0)
+        assert self.lose(held, 2, 0) is None
 
 
 class TestModelBuffers:
@@ -221,3 +275,15 @@ def test_wrong_settings_are_errors():
     with pytest.raises(ConfigurationError, match="no average of models"):
         Held(2, payload="weights")
     Held(2, payload="weights", reduce="weighted_mean")
+
+
+def test_a_factor_that_does_not_fit_the_dtype_is_a_rejection():
+    context = core.Context(torch.zeros(1, dtype=torch.float16))
+    transform = buffer(2, reduce="weighted_mean")
+    state = transform.init(context)
+    update = core.Update(torch.ones(1, dtype=torch.float16), 0, "a", 1, num_examples=70_000)
+    assert transform.apply(update, state, context) == core.Dropped("weight_overflow")
+    assert state.count == 0
+    assert transform.apply(update._replace(weight=0.5), state, context) == core.Held(
+        "buffer_filling"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf, nan
 from typing import Any
 
@@ -35,8 +36,11 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("bad_weight", {"weight": nan}),
     ("bad_weight", {"weight": "1.0"}),
     ("bad_weight", {"weight": None}),
+    ("bad_weight", {"weight": 1e300}),
+    ("bad_weight", {"weight": 1.85e19}),
     ("bad_count", {"num_examples": -1}),
-    ("bad_count", {"num_examples": 2**63}),
+    ("bad_count", {"num_examples": 2**40}),
+    ("bad_count", {"num_steps": 2**40}),
     ("bad_count", {"num_examples": 1.0}),
     ("bad_count", {"num_steps": None}),
     ("wrong_buffers", {"buffers": core.Buffers(torch.ones(3), INT)}),
@@ -132,3 +136,110 @@ def test_initial_parameters_must_fit_the_layout_and_are_copied() -> None:
     server = core.Server(initial, kit.bare())
     kit.send(server, "a", kit.take(server, "a"), 1.0)
     assert initial.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [
+        (torch.float16, 255.0),
+        (torch.bfloat16, 1.8e19),
+        (torch.float32, 1.8e19),
+        (torch.float64, 1.3e154),
+    ],
+)
+def test_a_weight_is_bounded_by_the_root_of_the_largest_float(dtype: Any, largest: float) -> None:
+    server = core.Server(torch.zeros(1, dtype=dtype), kit.bare())
+    payload = torch.ones(1, dtype=dtype) / 256
+    heavy = [kit.send(server, "a", kit.take(server, "a"), payload, weight=largest)]
+    heavy.append(kit.send(server, "a", kit.take(server, "a"), payload, weight=1.1 * largest))
+    assert [receipt.reason for receipt in heavy] == ["", "bad_weight"]
+    assert torch.isfinite(server.parameters).all()
+
+
+class TestAFlushThatIsNotFinite:
+    """Two updates of 3e38 are finite, and their sum is not."""
+
+    def test_changes_nothing_and_the_next_one_counts(self) -> None:
+        server = core.Server(torch.zeros(2), kit.bare(kit.Mean(2)))
+        for expected in (("buffered", "1 of 2"), ("rejected", "not_finite")):
+            receipt = kit.send(server, "a", kit.take(server, "a"), 3e38)
+            assert (receipt.status, receipt.reason) == expected
+        assert (server.version, server.parameters.tolist()) == (0, [0.0, 0.0])
+        for _ in range(2):
+            receipt = kit.send(server, "a", kit.take(server, "a"), 1.0)
+        assert (receipt.status, server.parameters.tolist()) == ("applied", [1.0, 1.0])
+
+    def test_ends_its_round(self) -> None:
+        server = core.Server(torch.zeros(2), kit.bare(kit.Mean(2), gate=core.Bulk(2)))
+        for _ in range(2):
+            tickets = {name: kit.take(server, name) for name in "ab"}
+            for name, ticket in tickets.items():
+                receipt = kit.send(server, name, ticket, 3e38)
+        assert (receipt.reason, server.version) == ("not_finite", 0)
+
+    def test_is_seen_in_its_buffers_too(self) -> None:
+        @dataclass(frozen=True, slots=True)
+        class Overflows(kit.Mean):
+            def apply(self, update: Any, state: Any, context: Any) -> core.Outcome:
+                outcome = kit.Mean.apply(self, update, state, context)
+                if not isinstance(outcome, core.Pass):
+                    return outcome
+                wide = core.Buffers(torch.tensor([inf]), INT)
+                return core.Pass(outcome.update._replace(buffers=wide))
+
+        server = core.Server(
+            torch.zeros(2), kit.bare(Overflows(1)), buffers=core.Buffers(torch.zeros(1), INT)
+        )
+        receipt = kit.send(server, "a", kit.take(server, "a"), 1.0)
+        assert (receipt.status, receipt.reason) == ("rejected", "not_finite")
+        assert server.buffers is not None
+        assert server.buffers.floating.tolist() == [0.0]
+
+
+def broken(context: core.Context) -> float:
+    if context.job % 2:
+        raise ZeroDivisionError("a worker's weight")
+    return 1.0
+
+
+@pytest.mark.parametrize("gate", [core.Asynchronous(), core.Bulk(2), core.StaleSynchronous(1)])
+def test_an_exception_out_of_a_transform_ends_the_job_and_is_raised(gate: core.Gate) -> None:
+    def make() -> core.Server:
+        algorithm = kit.bare(kit.Weigh(broken), gate=gate)
+        scheduler = core.FirstCome(concurrency=2)
+        return core.Server(torch.zeros(2), algorithm, scheduler=scheduler, record="payloads")
+
+    server = make()
+    bad, good = kit.take(server, "a"), kit.take(server, "b")
+    assert isinstance(server.checkout("c", 0.0), core.Wait)
+    with pytest.raises(ZeroDivisionError):
+        kit.send(server, "a", bad, 1.0)
+    assert (server.num_in_flight, server.num_snapshots, server.version) == (1, 1, 0)
+    receipt = kit.send(server, "a", bad, 1.0)
+    assert (receipt.status, receipt.reason) == ("rejected", "transform_failed")
+    assert server.counts == {"rejected": 1, "duplicates": 1}
+    assert kit.send(server, "b", good, 1.0).status == "applied"
+    assert kit.same(core.replay(make(), server.events).state_dict(), server.state_dict())
+    # The place that is free now is given by the next door that is opened.
+    assert "c" in server.woken
+    assert "transform_failed" in core.FAULTS
+
+
+def test_a_tick_that_raises_does_not_leave_the_server_closing() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Raises(kit.Mean):
+        def tick(self, state: Any, context: core.Context) -> core.Pass | None:
+            if context.closing:
+                raise ZeroDivisionError
+            return None
+
+    server = core.Server(torch.zeros(1), kit.bare(Raises(2)))
+    with pytest.raises(ZeroDivisionError):
+        server.tick(1.0, closing=True)
+    kit.take(server, "a")
+    assert server.lose("a", 2.0) == core.Reply(0, jobs=(1,))
+
+
+def test_the_layouts_dtype_is_compared() -> None:
+    with pytest.raises(core.errors.ConfigurationError, match="do not fit"):
+        core.Server(torch.zeros(2).double(), kit.bare(), layout=core.ParameterLayout.flat(2))

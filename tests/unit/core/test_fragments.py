@@ -139,7 +139,7 @@ def test_timers_survive_save_and_load() -> None:
     other.load_state_dict(server.state_dict())
     assert other.timers == server.timers == (6.0,)
     for one in (server, other):
-        assert one.tick(6.0) == core.Reply(1)
+        assert one.tick(6.0) == core.Reply(1, applied=1)
         assert one.timers == ()
     assert kit.same(server.state_dict(), other.state_dict())
 

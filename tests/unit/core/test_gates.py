@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from headway import core
+from headway.algorithms.transforms import buffer
 from tests import core_kit as kit
 
 
@@ -208,7 +209,8 @@ class TestLosing:
         assert isinstance(event, core.Lost)
         assert event.jobs == tuple(ticket.job for ticket in jobs)
         receipt = kit.send(server, "a", jobs[0], 5.0, again=True)
-        assert (receipt.status, receipt.reason, receipt.effects) == ("rejected", "lost", ())
+        assert (receipt.status, receipt.reason) == ("rejected", "lost")
+        assert kit.wakes(receipt) == ["a"]
         assert kit.send(server, "a", kit.take(server, "a"), 1.0).status == "applied"
 
     def test_a_refused_worker_is_not_woken_later(self) -> None:
@@ -239,3 +241,103 @@ class TestLosing:
 def test_bounds_are_checked(make: object) -> None:
     with pytest.raises(core.errors.ConfigurationError):
         make()  # type: ignore[operator]
+
+
+class TestLosingAJobOnly:
+    """``lose(again=True)``: the worker is there, and asks in the same trip."""
+
+    def test_it_keeps_its_clock(self) -> None:
+        server = serve(core.StaleSynchronous(1))
+        kit.take(server, "slow")
+        for _ in range(2):
+            kit.send(server, "fast", kit.take(server, "fast"), 1.0)
+        assert refused(server, "fast").startswith("2 clocks ahead")
+        reply = server.lose("slow", 1.0, again=True)
+        assert (kit.wakes(reply), len(reply.jobs)) == (["slow"], 1)
+        # Whoever is lost altogether is not waited for.
+        assert kit.wakes(server.lose("slow", 2.0)) == ["fast"]
+
+    def test_it_asks_behind_those_who_wait(self) -> None:
+        server = serve(core.Asynchronous(), scheduler=core.FirstCome(concurrency=1))
+        kit.take(server, "a")
+        refused(server, "b")
+        assert kit.wakes(server.lose("a", 1.0, again=True)) == ["b"]
+        assert server.lose("a", 1.0, again=True).effects == ()
+        kit.send(server, "b", kit.take(server, "b"), 1.0)
+        assert server.woken == ("a",)
+        event = next(e for e in server.events if isinstance(e, core.Lost))
+        assert (event.jobs, event.again, event.applied) == ((1,), True, 0)
+        assert server.counts["lost"] == 1
+
+    def test_its_place_in_the_round_is_free(self) -> None:
+        server = serve(core.Bulk(2), kit.Mean(2))
+        a, _ = kit.take(server, "a"), kit.take(server, "b")
+        assert kit.wakes(server.lose("b", 1.0, again=True)) == ["b"]
+        kit.send(server, "a", a, 1.0)
+        assert kit.send(server, "b", kit.take(server, "b"), 1.0).status == "applied"
+
+    @pytest.mark.parametrize("name", ["nobody", "gone"])
+    def test_who_is_not_there_does_not_ask(self, name: str) -> None:
+        server = serve(core.Asynchronous())
+        server.checkout("gone", 0.0)
+        server.lose("gone", 0.0)
+        assert server.lose(name, 1.0, again=True) == core.Reply(0)
+
+
+class TestARoundThatShrinks:
+    """Buffers of three behind a bulk gate: who is waited for when workers are lost."""
+
+    def serve(self) -> core.Server:
+        shrinking = buffer(3, shrink=True)
+        return core.Server(
+            torch.zeros(1), kit.bare(shrinking, gate=core.Bulk(3)), record="payloads"
+        )
+
+    def test_a_contributor_that_is_lost_cuts_nobody_off(self) -> None:
+        server = self.serve()
+        tickets = {name: kit.take(server, name) for name in "abc"}
+        kit.send(server, "a", tickets["a"], 3.0)
+        server.lose("a", 1.0)
+        assert kit.send(server, "b", tickets["b"], 3.0).status == "buffered"
+        assert kit.send(server, "c", tickets["c"], 3.0).status == "applied"
+        assert server.parameters.tolist() == [3.0]
+        assert "flushed" not in server.counts
+
+    def test_a_lost_worker_ends_the_round_of_the_others_and_that_is_counted(self) -> None:
+        server = self.serve()
+        tickets = {name: kit.take(server, name) for name in "abc"}
+        for name in "ab":
+            assert kit.send(server, name, tickets[name], 3.0, again=True).status == "buffered"
+        reply = server.lose("c", 1.0)
+        assert (reply.version, reply.applied, reply.jobs) == (1, 1, (3,))
+        assert kit.wakes(reply) == ["a", "b"]
+        assert server.counts["flushed"] == 1
+        event = server.events[-1]
+        assert isinstance(event, core.Lost)
+        assert event.applied == 1
+        again = core.replay(self.serve(), server.events)
+        assert kit.same(again.state_dict(), server.state_dict())
+
+    def test_a_lost_job_of_a_worker_that_stays_does_not(self) -> None:
+        server = self.serve()
+        tickets = {name: kit.take(server, name) for name in "abc"}
+        for name in "ab":
+            kit.send(server, name, tickets[name], 3.0, again=True)
+        reply = server.lose("c", 1.0, again=True)
+        assert (reply.version, kit.wakes(reply)) == (0, ["c"])
+        assert kit.send(server, "c", kit.take(server, "c"), 3.0).status == "applied"
+
+
+def test_a_closing_tick_that_flushes_is_counted() -> None:
+    server = core.Server(torch.zeros(1), kit.bare(buffer(3, on_close="apply")))
+    kit.send(server, "a", kit.take(server, "a"), 3.0)
+    assert server.tick(1.0, closing=True) == core.Reply(1, applied=1)
+    assert server.events[-1] == core.Ticked(1.0, 1, True, (), 1)
+    assert (server.counts["flushed"], server.counts["applied"]) == (1, 0)
+
+
+@pytest.mark.parametrize("gate", [core.Bulk(2), core.CancelStale(3, core.Bulk(2))])
+def test_rounds_must_have_what_the_chain_waits_for(gate: core.Gate) -> None:
+    with pytest.raises(core.errors.ConfigurationError, match="what its chain waits for"):
+        kit.bare(buffer(3, shrink=True), gate=gate)
+    kit.bare(buffer(2, shrink=True), gate=gate)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 
@@ -99,3 +102,109 @@ def test_one_prefetch_and_no_more() -> None:
     kit.send(server, "a", jobs[1], 1.0)
     kit.send(server, "a", kit.take(server, "a"), 1.0)
     assert kit.send(server, "a", jobs[0], 1.0).staleness == 2
+
+
+class TestAnUpdateOfAJobThatTheServerEnded:
+    """Its first delivery is a rejection with the reason of its end, and only later ones doubles."""
+
+    def cancelled(self) -> tuple[core.Server, core.Checkout]:
+        server = core.Server(torch.zeros(1), kit.bare(gate=core.CancelStale(1)))
+        late = kit.take(server, "late")
+        kit.send(server, "fast", kit.take(server, "fast"), 1.0)
+        return server, late
+
+    def lost(self) -> tuple[core.Server, core.Checkout]:
+        server = serve()
+        late = kit.take(server, "late")
+        server.lose("late", 1.0)
+        kit.send(server, "fast", kit.take(server, "fast"), 1.0)
+        return server, late
+
+    @pytest.mark.parametrize("reason", ["cancelled", "lost"])
+    def test_is_rejected_first_and_a_duplicate_afterwards(self, reason: str) -> None:
+        server, late = getattr(self, reason)()
+        kit.send(server, "fast", kit.take(server, "fast"), 1.0)
+        first = kit.send(server, "late", late, 1.0)
+        # Given out at version 0, ended at 0 or 1, delivered at 2.
+        assert first == core.Receipt("rejected", reason, 2, 0.0, 2, late.job)
+        assert (server.counts["rejected"], server.counts["duplicates"]) == (1, 0)
+        assert server.events[-1].reason == reason  # type: ignore[union-attr]
+        kit.send(server, "fast", kit.take(server, "fast"), 1.0)
+        assert kit.send(server, "late", late, 1.0) == first
+        assert (server.counts["rejected"], server.counts["duplicates"]) == (1, 1)
+        assert server.events[-1].reason == "duplicate"  # type: ignore[union-attr]
+
+    def test_that_is_known_after_a_load(self) -> None:
+        server, late = self.lost()
+        other = serve()
+        other.load_state_dict(server.state_dict())
+        kit.send(other, "late", late, 1.0)
+        assert (other.counts["rejected"], other.counts["duplicates"]) == (1, 0)
+
+
+class TestAskingWithAnUpdateOfNoJobInFlight:
+    @pytest.mark.parametrize("job", [1, 999])
+    def test_an_idle_worker_is_woken(self, job: int) -> None:
+        server = serve()
+        kit.send(server, "a", kit.take(server, "a"), 1.0)
+        update = core.Update(torch.ones(1), 0, "a", job)
+        assert kit.wakes(server.submit(update, 1.0, again=True)) == ["a"]
+        assert kit.wakes(server.submit(update, 1.0, again=True)) == []
+        assert server.woken == ("a",)
+        assert kit.take(server, "a").version == 1
+
+    def test_a_lost_worker_returns(self) -> None:
+        server = serve()
+        ticket = kit.take(server, "a")
+        server.lose("a", 1.0)
+        receipt = kit.send(server, "a", ticket, 1.0, again=True)
+        assert (receipt.reason, kit.wakes(receipt)) == ("lost", ["a"])
+        server.lose("a", 2.0)
+        assert server.woken == ()
+
+    def test_a_late_duplicate_does_not_queue_who_is_working(self) -> None:
+        server = serve()
+        first = kit.take(server, "a")
+        kit.send(server, "a", first, 1.0)
+        kit.take(server, "a")
+        assert kit.send(server, "a", first, 1.0, again=True).effects == ()
+        assert server.woken == ()
+
+    def test_a_stranger_is_not_let_in(self) -> None:
+        server = serve()
+        update = core.Update(torch.ones(1), 0, "stranger", 1)
+        assert server.submit(update, 1.0, again=True).effects == ()
+        assert server.num_workers == 0
+
+    def test_replay_agrees(self) -> None:
+        def make() -> core.Server:
+            return serve(scheduler=core.FirstCome(concurrency=1), record="payloads")
+
+        server = make()
+        ticket = kit.take(server, "a")
+        server.lose("a", 1.0)
+        kit.send(server, "a", ticket, 1.0, again=True)
+        kit.send(server, "a", ticket, 1.0, again=True)
+        kit.take(server, "a")
+        again = core.replay(make(), server.events)
+        assert kit.same(again.state_dict(), server.state_dict())
+
+
+def test_a_wait_tells_when_the_next_tick_is_due() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Later(kit.Mean):
+        def apply(self, update: Any, state: Any, context: core.Context) -> core.Outcome:
+            return core.Held("later", timer=10.0 - context.now)
+
+    server = serve(Later(1), scheduler=core.FirstCome(concurrency=1))
+    kit.take(server, "z")
+    reply = server.checkout("b", 0.0)
+    assert isinstance(reply, core.Wait)
+    assert reply.until is None
+    server.lose("z", 0.0)
+    for now in (1.0, 3.0):
+        kit.send(server, "b", kit.take(server, "b"), 1.0, now)
+    kit.take(server, "b", 3.0)
+    reply = server.checkout("c", 3.0)
+    assert isinstance(reply, core.Wait)
+    assert reply.until == 7.0

@@ -116,6 +116,14 @@ def _is_applied(event: core.Event) -> bool:
         changed(core.Lost, version=10**6),
         changed(core.Ticked, version=10**6),
         changed(core.Submitted, status="lost"),
+        changed(core.Submitted, cancelled=(1,)),
+        changed(core.CheckedOut, kept=True),
+        changed(core.Lost, jobs=(10**6,)),
+        changed(core.Lost, cancelled=(10**6,)),
+        changed(core.Lost, applied=1),
+        changed(core.Ticked, cancelled=(10**6,)),
+        changed(core.Ticked, applied=1),
+        lambda event: event._replace(reason="duplicate") if _is_applied(event) else None,
         lambda event: event._replace(weight=0.1) if _is_applied(event) else None,
         lambda event: event._replace(staleness=9) if _is_applied(event) else None,
         lambda event: event._replace(sent_weight=7.5) if _is_applied(event) else None,
@@ -199,8 +207,8 @@ events = st.one_of(
         st.none(),
         st.none(),
     ),
-    st.builds(core.Lost, numbers, names, jobs, st.integers(), jobs),
-    st.builds(core.Ticked, numbers, st.integers(), st.booleans(), jobs),
+    st.builds(core.Lost, numbers, names, jobs, st.integers(), jobs, st.booleans(), st.integers()),
+    st.builds(core.Ticked, numbers, st.integers(), st.booleans(), jobs, st.integers()),
     st.builds(core.Noted, numbers, names, st.dictionaries(names, numbers | names)),
 )
 
@@ -233,3 +241,8 @@ def test_a_million_counted_names_are_one_short_record() -> None:
 def test_a_damaged_record_is_refused(record: dict[str, Any]) -> None:
     with pytest.raises(core.errors.LogDamagedError):
         core.from_record(record)
+
+
+def test_a_record_from_before_a_field_was_there_is_read() -> None:
+    record = {"event": "ticked", "time": 1.0, "version": 2, "closing": False, "cancelled": []}
+    assert core.from_record(record) == core.Ticked(1.0, 2, False, ())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -205,7 +207,8 @@ def test_duplicates_are_known_after_a_load() -> None:
     receipt = server.submit(update, 1.0)
     other = make(core.FirstCome())
     other.load_state_dict(server.state_dict())
-    assert other.submit(update, 2.0, again=True) == receipt
+    given = other.submit(update, 2.0, again=True)
+    assert given == receipt._replace(effects=(core.Wake("w0"),))
     assert kit.same({**other.state_dict(), "now": 0}, {**server.state_dict(), "now": 0}) is False
     assert other.counts["duplicates"] == 1
 
@@ -242,6 +245,7 @@ class Everything:
     seen: set[int] = field(default_factory=set)
     by_index: dict[int, Tensor] = field(default_factory=dict)
     pair: tuple[float, ...] = ()
+    nested: list[Any] = field(default_factory=list)
     stream: torch.Generator = field(default_factory=torch.Generator)
 
 
@@ -254,6 +258,7 @@ def test_a_state_of_everything_comes_back_as_it_was() -> None:
         {4, 2},
         {7: torch.ones(2)},
         (1.0, 2.0),
+        [(1, torch.ones(1)), {"a": (), 3: [None, True]}],
         torch.Generator().manual_seed(9),
     )
     target = Everything()
@@ -264,6 +269,7 @@ def test_a_state_of_everything_comes_back_as_it_was() -> None:
     assert loaded is target
     assert loaded.vector is vector
     assert (loaded.number, loaded.seen, loaded.pair) == (3, {2, 4}, (1.0, 2.0))
+    assert loaded.nested == [(1, torch.ones(1)), {"a": (), 3: [None, True]}]
     assert loaded.recent == deque([1.0, 2.0])
     assert loaded.recent.maxlen == 2
     assert loaded.maybe is not None
@@ -274,8 +280,148 @@ def test_a_state_of_everything_comes_back_as_it_was() -> None:
 
 
 def test_what_cannot_be_saved_says_so_at_once() -> None:
-    for thing in (object(), lambda: None, [core.Contributions(1, 2, 3.0)], {"a": object()}):
+    things: list[Any] = [
+        object(),
+        lambda: None,
+        [core.Contributions(1, 2, 3.0)],
+        {"a": object()},
+        Counter("ab"),
+        defaultdict(int),
+        frozenset([1]),
+        {1, "a"},
+        {(1, 2)},
+        {(1, 2): 3},
+        {1.5: 3},
+        {True: 3},
+        [{1}],
+        [deque([1])],
+        {"a": Everything()},
+        [Everything()],
+        deque([Everything()]),
+        core.Keep.KEEP,
+        torch.Size([1]),
+    ]
+    for thing in things:
         with pytest.raises(core.errors.StateError, match="cannot be saved"):
             tree.dump(thing)
     with pytest.raises(core.errors.StateError, match="does not fit"):
         tree.load(Everything(), {"number": 1})
+
+
+def test_numbers_of_a_subclass_are_saved_as_plain_ones() -> None:
+    assert type(tree.dump(np.float64(1.5))) is float
+
+
+def test_a_field_of_another_kind_is_refused() -> None:
+    for name, value in (("number", "many"), ("number", [1]), ("seen", 3), ("recent", None)):
+        with pytest.raises(core.errors.StateError, match="does not fit"):
+            tree.load(Everything(), {**tree.dump(Everything()), name: value})
+
+
+def _drop(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda state: {name: value for name, value in state.items() if name not in names}
+
+
+def _set(name: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda state: {**state, name: value}
+
+
+def _roster(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda state: {**state, "roster": {**state["roster"], **fields}}
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no state": lambda state: None,
+    "no version": _drop("version"),
+    "no roster": _drop("roster"),
+    "no slots": _drop("slots"),
+    "a text as version": _set("version", "3"),
+    "a negative version": _set("version", -1),
+    "a text as time": _set("now", "noon"),
+    "counts of nothing": _set("counts", {"applied": None}),
+    "no chain": _set("chain", []),
+    "another chain": _set("chain", [None, {"total": 3}]),
+    "no step": _set("step", {"optimizer": {}}),
+    "timers": _set("timers", ["soon"]),
+    "buffers of another size": lambda state: {**state, "buffers": [torch.zeros(2)]},
+    "a stream": _set("stream", [0]),
+    "a slot that is not there": lambda state: {
+        **state,
+        "jobs": [[*job[:3], 99, job[4]] for job in state["jobs"]],
+    },
+    "jobs of nobody": lambda state: {
+        **state,
+        "jobs": [[job[0], "nobody", *job[2:]] for job in state["jobs"]],
+    },
+    "a job less": lambda state: {**state, "jobs": state["jobs"][1:]},
+    "short jobs": lambda state: {**state, "jobs": [[1]]},
+    "workers": _roster(workers=[{"index": 0}]),
+    "names": _roster(names=[]),
+    "refused": _roster(refused=[0, 77]),
+    "a gate": _roster(gate={"clock": {}}),
+    "a scheduler": _roster(scheduler=None),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_damaged_state_is_refused_and_changes_nothing(damage: str) -> None:
+    source, running = make(), {}
+    drive(source, [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (0, 3), (1, 2), (0, 4)], running)
+    assert source.num_in_flight
+    server = make()
+    drive(server, [(0, 1), (0, 0), (1, 1), (0, 2)], {})
+    before, parameters = server.state_dict(), server.parameters
+    with pytest.raises(core.errors.StateError):
+        server.load_state_dict(BROKEN[damage](source.state_dict()))
+    assert kit.same(server.state_dict(), before)
+    assert server.parameters is parameters
+    server.load_state_dict(source.state_dict())
+    assert kit.same(server.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        kit.bare(kit.Mean(3)),
+        kit.bare(kit.Mean(2), kit.Noise()),
+        kit.bare(kit.Mean(2), step=kit.Add(2.0)),
+        kit.bare(kit.Mean(2), payload="gradient"),
+        kit.bare(kit.Mean(2), gate=core.CancelStale(2)),
+        kit.bare(kit.Mean(2), settings={"rate": "2"}),
+    ],
+)
+def test_the_state_of_other_settings_is_refused_with_both_named(other: core.Algorithm) -> None:
+    algorithm = kit.bare(kit.Mean(2))
+    server = core.Server(torch.zeros(2), algorithm)
+    kit.send(server, "a", kit.take(server, "a"), 1.0)
+    with pytest.raises(core.errors.StateError, match="not like this one") as caught:
+        core.Server(torch.zeros(2), other).load_state_dict(server.state_dict())
+    assert algorithm.fingerprint in str(caught.value)
+    assert other.fingerprint in str(caught.value)
+
+
+def test_a_fingerprint_names_no_address() -> None:
+    one, other = (kit.bare(kit.Weigh(lambda context: 1.0)) for _ in range(2))
+    assert repr(one.chain) != repr(other.chain)
+    assert one.fingerprint == other.fingerprint
+
+
+def test_who_was_woken_is_known_after_a_load() -> None:
+    def fresh() -> core.Server:
+        return core.Server(torch.zeros(1), kit.bare(), scheduler=core.FirstCome(concurrency=1))
+
+    server = fresh()
+    assert kit.wakes(server.register(["a", "b"], 0.0)) == ["a"]
+    other = fresh()
+    other.load_state_dict(server.state_dict())
+    assert other.woken == server.woken == ("a",)
+    assert kit.take(other, "a").job == 1
+    assert other.woken == ()
+
+
+def test_streams_differ_in_the_low_32_bits_that_torch_uses() -> None:
+    low = {core.context.stream_seed(seed, v) & 0xFFFFFFFF for seed in range(8) for v in range(64)}
+    assert len(low) == 8 * 64
+    ones = [sum(seed >> bit & 1 for seed in low) / len(low) for bit in range(32)]
+    # Fair coins: half of 512, give or take five standard deviations.
+    assert all(abs(share - 0.5) < 5 * 0.5 / 512**0.5 for share in ones)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from headway import core
+from headway.core.errors import ConfigurationError
 from tests import core_kit as kit
 
 RATE, GAMMA = 0.125, 0.5
@@ -117,3 +119,37 @@ def test_a_work_order_sees_the_moment_also_after_a_load() -> None:
     other = core.Server(torch.zeros(1), server.algorithm)
     other.load_state_dict(server.state_dict())
     assert [kit.take(one, "c").work.steps for one in (server, other)] == [34, 34]
+
+
+@pytest.mark.parametrize("version", [-1, 3])
+def test_a_version_that_there_never_was_is_refused_and_no_job_given_out(version: int) -> None:
+    sent = [version, 0]
+    server = core.Server(
+        torch.zeros(1), kit.bare(view=lambda context, states: (context.parameters, sent.pop(0)))
+    )
+    with pytest.raises(ConfigurationError, match="there never was"):
+        server.checkout("a", 0.0)
+    assert (server.num_in_flight, server.num_snapshots, server.woken) == (0, 0, ("a",))
+    assert kit.take(server, "a").job == 1
+
+
+def test_keep_is_refused_where_the_base_is_needed() -> None:
+    def view(context: core.Context, states: tuple[Any, ...]) -> Any:
+        return core.KEEP if context.version else (context.parameters, 0)
+
+    transform = kit.Mean(1, needs=core.Needs(base_parameters=True))
+    server = core.Server(torch.zeros(1), kit.bare(transform, view=view))
+    kit.send(server, "a", kit.take(server, "a"), 1.0)
+    with pytest.raises(ConfigurationError, match="needs the parameters that each job started"):
+        server.checkout("a", 1.0)
+    assert server.num_in_flight == 0
+
+
+def test_a_work_order_that_raises_gives_no_job_out() -> None:
+    def work(context: core.Context) -> core.WorkOrder:
+        raise ZeroDivisionError
+
+    server = core.Server(torch.zeros(1), kit.bare(work=work))
+    with pytest.raises(ZeroDivisionError):
+        server.checkout("a", 0.0)
+    assert (server.num_in_flight, server.woken) == (0, ("a",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
@@ -30,6 +30,8 @@ OnClose = Literal["drop", "apply"]
 _ONE_COPY = Needs(copies=1)
 _HELD = Held("buffer_filling")
 _NO_FRAGMENTS = Dropped("fragment_in_buffer")
+_TOO_HEAVY = Dropped("weight_overflow")
+_LARGE = torch.finfo(torch.float16).max
 
 
 @dataclass(slots=True)
@@ -46,6 +48,12 @@ class _Filling:
     max_staleness: int = 0
     num_examples: int = 0
     num_steps: int = 0
+    contributors: set[int] = field(default_factory=set)
+
+    def clear(self) -> None:
+        self.count = self.max_staleness = self.num_examples = self.num_steps = 0
+        self.weight = self.scale = self.buffers_scale = 0.0
+        self.contributors.clear()
 
 
 @final
@@ -82,6 +90,9 @@ class _Buffer:
         weight = scale = update.weight
         if self.reduce == "weighted_mean":
             scale *= update.num_examples
+            # A half-precision sum: torch refuses a factor that does not fit its dtype.
+            if scale > _LARGE and scale > torch.finfo(state.total.dtype).max:
+                return _TOO_HEAVY
         if scale > 0.0:
             _accumulate(state.total, update.payload, scale, first=state.scale == 0.0)
             state.scale += scale
@@ -93,21 +104,32 @@ class _Buffer:
         state.num_steps += update.num_steps
         if context.staleness > state.max_staleness:
             state.max_staleness = context.staleness
-        if state.count < self.size and (not self.shrink or state.count < self._target(context)):
+        if self.shrink:
+            state.contributors.add(context.worker)
+        if state.count < self.size and not (self.shrink and self._is_over(state, context)):
             return _HELD
         return Pass(self._flush(state, context))
 
     def tick(self, state: _Filling, context: Context) -> Pass | None:
         if state.count == 0:
             return None
-        if state.count >= self._target(context) or (context.closing and self.on_close == "apply"):
+        if self.shrink and self._is_over(state, context):
             return Pass(self._flush(state, context))
+        if not context.closing:
+            return None
+        if self.on_close == "apply":
+            return Pass(self._flush(state, context))
+        state.clear()
         return None
 
-    def _target(self, context: Context) -> int:
-        if not self.shrink or context.num_workers < self.size:
-            return self.size
-        return min(self.size, context.num_active)
+    def _is_over(self, state: _Filling, context: Context) -> bool:
+        """Whether nobody is left who could still contribute to this round."""
+        # In this order, because almost always the first already says no.
+        if context.num_in_flight > 0 or not self.size <= context.num_workers:
+            return False
+        if context.num_active > len(state.contributors):
+            return False
+        return context.num_active == sum(map(context.is_active, state.contributors))
 
     def _flush(self, state: _Filling, context: Context) -> Update:
         flushed = Update(
@@ -121,8 +143,7 @@ class _Buffer:
             buffers=_mean_of_buffers(state),
             contributions=Contributions(state.count, state.max_staleness, state.weight),
         )
-        state.count = state.max_staleness = state.num_examples = state.num_steps = 0
-        state.weight = state.scale = state.buffers_scale = 0.0
+        state.clear()
         return flushed
 
     def _mean(self, state: _Filling) -> Tensor:
@@ -170,8 +191,9 @@ def buffer(
         reduce: ``"mean"`` or ``"weighted_mean"``.
         on_close: What becomes of a partial buffer when the run ends: ``"drop"`` it, or ``"apply"``
             its mean over those that are there.
-        shrink: For synchronous rounds: once ``size`` workers have joined, no more updates are
-            waited for than there are workers left, so that a lost worker does not stop a round.
+        shrink: For synchronous rounds: once ``size`` workers have joined, a partial buffer is
+            passed on when nothing is in flight and every worker that is not lost has contributed to
+            it already, so that a lost worker does not stop a round.
 
     Raises:
         ConfigurationError: An argument is out of its range; or, when a server is made, ``"mean"``
