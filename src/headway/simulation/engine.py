@@ -298,9 +298,8 @@ class Engine:
         self.executor.discard(job)
         name = client_name(flight.client)
         self.tally.lose(flight.client, self._examples_done(flight, now), now - flight.dispatched_at)
-        self._carry_out(self.server.lose(name, now).effects)
         # The client has dropped this job, not out of the population: it asks again at once.
-        self._check_out(name, now)
+        self._carry_out(self.server.lose(name, now, again=True).effects)
         self._look(arrived=False)
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
