@@ -10,7 +10,8 @@ from headway.core import tree
 from headway.core.algorithm import Algorithm
 from headway.core.checks import all_finite
 from headway.core.context import Context
-from headway.core.transform import Held, Pass, Ticking
+from headway.core.errors import ArgumentTypeError
+from headway.core.transform import Dropped, Held, Pass, Ticking
 from headway.core.update import Effect, Timer, Update
 
 __all__ = ["Chain", "Verdict"]
@@ -65,15 +66,17 @@ class Chain:
                     self.timers.append(outcome.timer)
                     effects.append(Timer(outcome.timer))
                 return "buffered", outcome.reason, weight, None, False
-            else:
+            elif isinstance(outcome, Dropped):
                 return "rejected", outcome.reason, 0.0, None, False
+            else:
+                raise _no_outcome(outcome)
         if not update.weight > 0.0:
             # It reached the step and is worth nothing: neither model nor momentum may move.
             return "rejected", "zero_weight", 0.0, None, True
         if update.contributions is not None and not _is_finite(update):
             # Sound updates may add up to infinity. As above, the step counts as reached: what was
             # gathered is gone, and a round must end.
-            return "rejected", "not_finite", 0.0, None, True
+            return "rejected", "mean_not_finite", 0.0, None, True
         answer = self._step.apply(update, self._step_state, context)
         if update.buffers is not None and context.buffers is not None:
             share = min(1.0, update.weight * self._step.mixing)
@@ -113,3 +116,12 @@ class Chain:
 def _is_finite(update: Update) -> bool:
     floating = None if update.buffers is None else update.buffers.floating
     return all_finite(update.payload) and (floating is None or all_finite(floating))
+
+
+def _no_outcome(outcome: object) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        "a transform returned something that is no outcome",
+        got=type(outcome).__name__,
+        expected="Pass(update), Held(reason) or Dropped(reason), from headway.core",
+        help="to let the update through, return Pass(update)",
+    )

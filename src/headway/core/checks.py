@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "all_finite", "find_fault", "readable"]
 
+_FEW = 32
 _COUNT_LIMIT = 1 << 40
 _STRIDED = torch.strided
 
@@ -36,7 +37,8 @@ FAULTS = {
     "wrong_buffers": "the buffers' sizes, dtypes or device are not those of the server",
     "bad_weight": "the weight is negative, not a number, or above the root of the largest float",
     "bad_count": "num_examples or num_steps is not an int from 0 to 2**40 - 1",
-    "not_finite": "the payload, the buffers or the mean of a flush contain NaN or infinity",
+    "not_finite": "the payload or the buffers contain NaN or infinity",
+    "mean_not_finite": "finite updates add up to a mean that is not: the flush is thrown away",
     "zero_weight": "the weight became 0: the update is worth nothing",
     "transform_failed": "a transform or the step raised an exception",
 }
@@ -49,6 +51,9 @@ def all_finite(vector: Tensor) -> bool:
     A sum is finite only if every term is, since NaN and infinity survive addition. The reverse
     fails only when finite terms overflow; then the elements are looked at one by one.
     """
+    if vector.numel() <= _FEW:
+        # Two calls of torch take longer than adding up a few numbers here.
+        return isfinite(sum(vector.tolist())) or bool(torch.isfinite(vector).all())
     return isfinite(vector.sum().item()) or bool(torch.isfinite(vector).all())
 
 

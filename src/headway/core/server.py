@@ -396,7 +396,8 @@ class Server:
         self._recorder.checked_out(context.now, worker.name, job_id, version, slot is None)
         if slot is None:
             return Checkout(version, None, job_id, order, None, tuple(effects))
-        return Checkout(version, slot.shown, job_id, order, slot.buffers, tuple(effects))
+        values: Any = (version, slot.shown, job_id, order, slot.buffers, tuple(effects))
+        return tuple.__new__(Checkout, values)
 
     def _view(self, worker: Worker) -> tuple[Slot | None, int]:
         """What the algorithm's view sends: a slot of its own, or nothing."""

@@ -51,7 +51,9 @@ class Update(NamedTuple):
         base_version: The version that the work started from.
         worker: Who did it.
         sequence: The job that it answers, from the checkout.
-        num_examples: How many examples it saw, 0 to 2**40 - 1.
+        num_examples: What the payload counts for in a mean, in examples, 0 to 2**40 - 1: for a
+            delta or weights how many the worker holds (FedAvg's ``n_k``), however often it went
+            through them; for a gradient how many its batches hold.
         num_steps: How many local steps it took, 0 to 2**40 - 1.
         weight: What the update is worth, 0 to ``sqrt(torch.finfo(dtype).max)``. Transforms multiply
             it; the step applies it, once.

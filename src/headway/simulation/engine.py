@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -84,8 +84,7 @@ def server_for(settings: Settings) -> Server:
     )
 
 
-@dataclass(slots=True)
-class _Flight:
+class _Flight(NamedTuple):
     """A job on its way: who has it, since when, and where it stands in the queue."""
 
     client: int
@@ -196,6 +195,8 @@ class Engine:
 
     def fail(self, error: Exception) -> str:
         """Note an exception that ends the run, in its log: why it ended."""
+        for flight in self._flights.values():
+            self.tally.leave(flight.client, self.progress.virtual_time_s - flight.dispatched_at)
         self.tally.close(self.server.version)
         data = {"error": type(error).__name__, "message": str(error)}
         self._note("failed", {"worker": self.failed_in, **data})
@@ -320,7 +321,8 @@ class Engine:
             self._carry_out(ticket.effects)
 
     def _dispatch(self, client: int, ticket: Checkout, now: float) -> None:
-        number = self.tally.dispatch(client)
+        tally = self.tally
+        number = tally.dispatch(client)
         steps = self.trainer.num_steps(client, ticket.work)
         duration_s = self._times.duration_s(client, number, steps)
         job = ticket.job
@@ -332,12 +334,14 @@ class Engine:
         fields: Any = (client, parameters, ticket.buffers, ticket.work, seed)
         self.executor.begin(job, tuple.__new__(Assignment, fields))
         if ticket.parameters is not None:
-            self.tally.send(ticket.parameters, ticket.buffers)
+            tally.send(ticket.parameters, ticket.buffers)
         priority = LOSS if self._can_drop and self._times.drops(client, number) else COMPLETION
         handle = self.queue.push(now + duration_s, priority, job)
-        self._flights[job] = _Flight(client, ticket.version, ticket.work, now, duration_s, handle)
-        if len(self._flights) > self.tally.peak_in_flight:
-            self.tally.peak_in_flight = len(self._flights)
+        flight: Any = (client, ticket.version, ticket.work, now, duration_s, handle)
+        flights = self._flights
+        flights[job] = tuple.__new__(_Flight, flight)
+        if len(flights) > tally.peak_in_flight:
+            tally.peak_in_flight = len(flights)
 
     def _cancel(self, job: int) -> None:
         now = self.progress.virtual_time_s

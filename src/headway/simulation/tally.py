@@ -79,7 +79,7 @@ class Tally:
             count.rejected += 1
             self.reasons[receipt.reason] += 1
             self.discarded_examples += examples
-            if receipt.reason == "zero_weight":
+            if receipt.reason in ("zero_weight", "mean_not_finite"):
                 self._drop()
         else:
             count.accepted += 1

@@ -161,7 +161,7 @@ class TestAFlushThatIsNotFinite:
 
     def test_changes_nothing_and_the_next_one_counts(self) -> None:
         server = core.Server(torch.zeros(2), kit.bare(kit.Mean(2)))
-        for expected in (("buffered", "1 of 2"), ("rejected", "not_finite")):
+        for expected in (("buffered", "1 of 2"), ("rejected", "mean_not_finite")):
             receipt = kit.send(server, "a", kit.take(server, "a"), 3e38)
             assert (receipt.status, receipt.reason) == expected
         assert (server.version, server.parameters.tolist()) == (0, [0.0, 0.0])
@@ -175,7 +175,7 @@ class TestAFlushThatIsNotFinite:
             tickets = {name: kit.take(server, name) for name in "ab"}
             for name, ticket in tickets.items():
                 receipt = kit.send(server, name, ticket, 3e38)
-        assert (receipt.reason, server.version) == ("not_finite", 0)
+        assert (receipt.reason, server.version) == ("mean_not_finite", 0)
 
     def test_is_seen_in_its_buffers_too(self) -> None:
         @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class TestAFlushThatIsNotFinite:
             torch.zeros(2), kit.bare(Overflows(1)), buffers=core.Buffers(torch.zeros(1), INT)
         )
         receipt = kit.send(server, "a", kit.take(server, "a"), 1.0)
-        assert (receipt.status, receipt.reason) == ("rejected", "not_finite")
+        assert (receipt.status, receipt.reason) == ("rejected", "mean_not_finite")
         assert server.buffers is not None
         assert server.buffers.floating.tolist() == [0.0]
 
@@ -243,3 +243,18 @@ def test_a_tick_that_raises_does_not_leave_the_server_closing() -> None:
 def test_the_layouts_dtype_is_compared() -> None:
     with pytest.raises(core.errors.ConfigurationError, match="do not fit"):
         core.Server(torch.zeros(2).double(), kit.bare(), layout=core.ParameterLayout.flat(2))
+
+
+def test_a_transform_that_returns_no_outcome_is_told_what_to_return() -> None:
+    class Careless:
+        needs = core.Needs()
+
+        def init(self, context: Any) -> None:
+            return None
+
+        def apply(self, update: Any, state: Any, context: Any) -> Any:
+            return update
+
+    server = core.Server(torch.zeros(2), kit.bare(Careless()))
+    with pytest.raises(core.errors.ArgumentTypeError, match="return Pass"):
+        kit.send(server, "a", kit.take(server, "a"), 1.0)
