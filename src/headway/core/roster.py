@@ -40,10 +40,14 @@ class Worker:
 
         Only the newest keeps its answer: a rule may reuse the memory of the one before it.
         """
+        if receipt.effects:
+            # They are carried out once: what is kept for a retry holds none.
+            kept: Any = (*receipt[:-1], ())
+            receipt = tuple.__new__(Receipt, kept)
         if receipt.answer is not None:
             self.receipts = tuple([older._replace(answer=None) for older in self.receipts])
-        kept = self.receipts
-        self.receipts = (*(kept if len(kept) < _RECEIPTS_KEPT else kept[1:]), receipt)
+        before = self.receipts
+        self.receipts = (*(before if len(before) < _RECEIPTS_KEPT else before[1:]), receipt)
 
     def expect(self, job: int) -> None:
         """This job ended without its update, which may still be on its way."""

@@ -88,6 +88,7 @@ class _Flight(NamedTuple):
     """A job on its way: who has it, since when, and where it stands in the queue."""
 
     client: int
+    name: str
     version: int
     work: WorkOrder
     dispatched_at: float
@@ -239,7 +240,7 @@ class Engine:
         try:
             result = self.executor.finish(job)
         except Exception:
-            self.failed_in = client_name(client)
+            self.failed_in = flight.name
             raise
         if self._replicas is not None:
             result = self._replicas.train(client, result, flight.work.fragment)
@@ -249,7 +250,7 @@ class Engine:
         fields: Any = (
             payload,
             flight.version,
-            client_name(client),
+            flight.name,
             job,
             num_examples,
             num_steps,
@@ -297,7 +298,7 @@ class Engine:
     def _lose(self, job: int, now: float) -> None:
         flight = self._flights.pop(job)
         self.executor.discard(job)
-        name = client_name(flight.client)
+        name = flight.name
         self.tally.lose(flight.client, self._examples_done(flight, now), now - flight.dispatched_at)
         # The client has dropped this job, not out of the population: it asks again at once.
         self._carry_out(self.server.lose(name, now, again=True).effects)
@@ -316,11 +317,11 @@ class Engine:
     def _check_out(self, name: str, now: float) -> None:
         ticket = self.server.checkout(name, now)
         if type(ticket) is Checkout:
-            self._dispatch(int(name[_PREFIX:]), ticket, now)
+            self._dispatch(int(name[_PREFIX:]), name, ticket, now)
         if ticket.effects:
             self._carry_out(ticket.effects)
 
-    def _dispatch(self, client: int, ticket: Checkout, now: float) -> None:
+    def _dispatch(self, client: int, name: str, ticket: Checkout, now: float) -> None:
         tally = self.tally
         number = tally.dispatch(client)
         steps = self.trainer.num_steps(client, ticket.work)
@@ -337,7 +338,7 @@ class Engine:
             tally.send(ticket.parameters, ticket.buffers)
         priority = LOSS if self._can_drop and self._times.drops(client, number) else COMPLETION
         handle = self.queue.push(now + duration_s, priority, job)
-        flight: Any = (client, ticket.version, ticket.work, now, duration_s, handle)
+        flight: Any = (client, name, ticket.version, ticket.work, now, duration_s, handle)
         flights = self._flights
         flights[job] = tuple.__new__(_Flight, flight)
         if len(flights) > tally.peak_in_flight:
@@ -408,7 +409,7 @@ def _calm_collector() -> Iterator[None]:
     objects too and cost more than the simulation itself.
     """
     before = gc.get_threshold()
-    gc.set_threshold(20_000, 50, 10_000)
+    gc.set_threshold(200_000, 50, 10_000)
     try:
         yield
     finally:
