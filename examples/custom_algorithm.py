@@ -25,7 +25,8 @@ def distrust_late_leaps(update, context, *, scale):
 def cautious(*, scale=1.0, buffer_size=10):
     chain = (distrust_late_leaps(scale=scale), transforms.buffer(buffer_size))
     step = transforms.server_step(partial(torch.optim.SGD, lr=1.0))
-    return hw.Algorithm(name="cautious", payload="delta", chain=chain, step=step)
+    settings = {"scale": scale, "buffer_size": buffer_size}  # for reports
+    return hw.Algorithm(name="cautious", payload="delta", chain=chain, step=step, settings=settings)
 
 
 if __name__ == "__main__":

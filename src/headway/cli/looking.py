@@ -72,7 +72,9 @@ def _results(folder: Path) -> tuple[list[Result], tuple[str, float] | None]:
 
 
 def _target(run: RunFolder) -> tuple[str, float] | None:
-    """The target in a run's configuration, whoever wrote it."""
+    """The target in a run's configuration, whoever wrote it; ``Result.save`` writes none."""
+    if not (run.path / "config.toml").is_file():
+        return None
     stop = run.config().get("stop", {})
     target = stop.get("target") if isinstance(stop, dict) else None
     if not isinstance(target, dict) or not {"metric", "value"} <= target.keys():

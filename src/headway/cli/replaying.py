@@ -51,7 +51,7 @@ def rebuild(path: Path) -> Replayed:
         raise LogError(
             "this run kept no payloads, so its model cannot be rebuilt",
             where=str(path),
-            help="run it again with --record payloads",
+            help='run it again with --record payloads (in Python: record="payloads", folder=...)',
         )
     resolved = _configuration(path)
     _same_threads(folder)

@@ -146,3 +146,9 @@ def test_a_log_that_lost_its_end_is_not_blamed_on_the_hardware(headway, run):
     assert done.code == 1
     assert "the log is not the one that the run ended with" in done.err
     assert "cut off" in done.err
+
+
+def test_a_result_that_was_saved_by_hand_can_be_reported(headway, run, here):
+    hw.Result.load(run).save(here / "saved")
+    assert headway("report", "saved").code == 0
+    assert (here / "saved" / "report.html").is_file()
