@@ -62,13 +62,20 @@ def report(runs: Runs, out: File = None, as_json: AsJson = False) -> None:
 
 
 def _results(folder: Path) -> tuple[list[Result], tuple[str, float] | None]:
-    from headway.observe import Comparison, RunFolder
+    from headway.observe import Comparison, RunFolder, log_hash
 
     if (folder / "comparison.json").is_file():
         comparison = Comparison.load(folder)
         return comparison.results, comparison.target
     run = RunFolder.open(folder)
-    return [run.result()], _target(run)
+    result = run.result()
+    if result.log_hash and log_hash(result.events) != result.log_hash:
+        typer.echo(
+            f"warning: the log in {folder} is not the one that the run ended with: it was cut off "
+            "or changed, and the timeline shows what is left",
+            err=True,
+        )
+    return [result], _target(run)
 
 
 def _target(run: RunFolder) -> tuple[str, float] | None:

@@ -152,3 +152,12 @@ def test_a_result_that_was_saved_by_hand_can_be_reported(headway, run, here):
     hw.Result.load(run).save(here / "saved")
     assert headway("report", "saved").code == 0
     assert (here / "saved" / "report.html").is_file()
+
+
+def test_a_report_says_that_the_log_was_changed(headway, run):
+    assert "warning" not in headway("report", "run").err
+    log = run / "events.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-3]))
+    done = headway("report", "run")
+    assert done.code == 0
+    assert "not the one that the run ended with" in done.err
