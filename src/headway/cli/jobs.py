@@ -19,7 +19,7 @@ from headway.core.errors import ConfigurationError, RunFolderError
 from headway.data import Federated
 from headway.observe import Comparison, Observer, Result, RunFolder
 from headway.simulation import simulate
-from headway.simulation.resolve import check_measured
+from headway.simulation.resolve import check_measured, usable_device
 from headway.task import Objective
 
 __all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
@@ -181,7 +181,7 @@ def _job(
         "population": config.make_population(resolved, task.num_clients),
         "stop": config.make_stop(resolved),
         "evaluate_every": config.make_every(resolved),
-        "device": _device(resolved),
+        "device": usable_device(run.device, where=resolved.place(("run", "device"))),
         "record": run.record,
     }
     return Job(
@@ -193,18 +193,3 @@ def _job(
         options=options,
         tree=resolved.tree_of(label, seed),
     )
-
-
-def _device(resolved: Resolved) -> torch.device:
-    name = resolved.config.run.device
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigurationError(
-            f"the device `{name}` cannot be used here",
-            where=resolved.place(("run", "device")),
-            got=str(error).partition("\n")[0],
-            help='use device = "cpu", or a torch that was built for this device',
-        ) from error
-    return device

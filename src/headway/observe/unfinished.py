@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headway.core.events import CheckedOut, Event, Lost, Noted, Submitted, Ticked
+from headway.observe.counting import RunningCount, idle_share, per_client
 from headway.observe.hashing import log_hash
-from headway.observe.points import ClientCount, Point
+from headway.observe.points import Point
 from headway.observe.result import Result
 
 __all__ = ["rebuild"]
@@ -45,7 +46,7 @@ def rebuild(about: Mapping[str, Any], history: Sequence[Point], events: Sequence
         history=list(history),
         staleness=dict(sorted(count.staleness.items())),
         counts={"updates": updates, **count.by_outcome()},
-        clients=count.per_client(),
+        clients=per_client(count.clients),
         updates=updates,
         versions=max(last.versions, count.version),
         examples=max(last.examples, count.examples),
@@ -54,7 +55,7 @@ def rebuild(about: Mapping[str, Any], history: Sequence[Point], events: Sequence
         bytes_down=max(0, last.bytes - count.bytes_up_at(last.updates)),
         virtual_time_s=max(last.virtual_time_s, count.time_s),
         wall_time_s=last.wall_time_s,
-        idle_share=count.idle_share(),
+        idle_share=idle_share(count.clients, count.peak, count.time_s),
         stop_reason=reason,
         warnings=[
             "the run did not finish: this is put together from the events and evaluations that "
@@ -63,17 +64,6 @@ def rebuild(about: Mapping[str, Any], history: Sequence[Point], events: Sequence
         log_hash=log_hash(events) if events else "",
         weights_hash="",
     )
-
-
-@dataclass(slots=True)
-class _Client:
-    dispatched: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    cancelled: int = 0
-    lost: int = 0
-    examples: int = 0
-    busy_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -88,8 +78,8 @@ class _Count:
     peak: int = 0
     staleness: Counter[int] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
-    clients: dict[int, _Client] = field(default_factory=dict)
-    open: dict[int, tuple[_Client, float]] = field(default_factory=dict)
+    clients: dict[int, RunningCount] = field(default_factory=dict)
+    open: dict[int, tuple[RunningCount, float]] = field(default_factory=dict)
     sent: list[int] = field(default_factory=list)
 
     @classmethod
@@ -125,16 +115,6 @@ class _Count:
             name: number for name, number in sorted(self.outcomes.items()) if name not in names
         }
         return {**{name: self.outcomes[name] for name in names}, **reasons}
-
-    def per_client(self) -> dict[int, ClientCount]:
-        return {
-            client: ClientCount(**asdict(count)) for client, count in sorted(self.clients.items())
-        }
-
-    def idle_share(self) -> float:
-        available_s = self.peak * self.time_s
-        busy_s = sum(client.busy_s for client in self.clients.values())
-        return max(0.0, 1.0 - busy_s / available_s) if available_s > 0 else 0.0
 
     def _start(self, event: CheckedOut) -> None:
         client = self._client(event.worker)
@@ -173,8 +153,8 @@ class _Count:
         if outcome is not None:
             self.outcomes[outcome] += 1
 
-    def _client(self, worker: str) -> _Client:
+    def _client(self, worker: str) -> RunningCount:
         digits = worker.rpartition("-")[2]
         # A worker whose name ends in no number gets the next free one.
         index = int(digits) if digits.isdecimal() else len(self.clients)
-        return self.clients.setdefault(index, _Client())
+        return self.clients.setdefault(index, RunningCount())

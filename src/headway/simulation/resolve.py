@@ -115,7 +115,7 @@ def resolve(
         stop=stop,
         evaluate_every=as_every(evaluate_every),
         seed=check_seed(seed),
-        device=_usable(device),
+        device=usable_device(device),
         record=record,
     )
 
@@ -245,17 +245,28 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _usable(device: str | torch.device) -> torch.device:
+def usable_device(
+    device: str | torch.device, *, where: str = "simulate(device=...)"
+) -> torch.device:
+    """Find out before a run whether a device can be used.
+
+    Args:
+        device: Its name, or torch's own object.
+        where: Where it stands, for the error.
+
+    Raises:
+        ConfigurationError: Torch does not know it, or it is not on this machine.
+    """
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
     # Without CUDA in its build, torch raises an AssertionError.
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         raise ConfigurationError(
-            "this device cannot be used here",
-            where="simulate(device=...)",
-            got=f"{device!r}: {str(error).splitlines()[0]}",
-            help='leave it out for "cpu"',
+            f"the device `{device}` cannot be used here",
+            where=where,
+            got=str(error).splitlines()[0],
+            help='use "cpu", or a torch that was built for this device',
         ) from error
     return found
 

@@ -9,19 +9,9 @@ from torch import Tensor
 
 from headway.core import Buffers, Receipt, Update
 from headway.observe import ClientCount
+from headway.observe.counting import RunningCount, idle_share, per_client
 
 __all__ = ["Tally"]
-
-
-@dataclass(slots=True)
-class _Client:
-    dispatched: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    cancelled: int = 0
-    lost: int = 0
-    examples: int = 0
-    busy_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -45,13 +35,13 @@ class Tally:
     staleness: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     recent_staleness: float = 0.0
-    clients: dict[int, _Client] = field(default_factory=dict)
+    clients: dict[int, RunningCount] = field(default_factory=dict)
 
     def dispatch(self, client: int) -> int:
         """A job is given to this client: its dispatch number."""
         count = self.clients.get(client)
         if count is None:
-            count = self.clients[client] = _Client()
+            count = self.clients[client] = RunningCount()
         count.dispatched += 1
         return count.dispatched - 1
 
@@ -120,7 +110,7 @@ class Tally:
         self.discarded_examples += self.held_examples
         self.held = self.held_examples = 0
 
-    def _waste(self, count: _Client, examples: int, busy_s: float) -> None:
+    def _waste(self, count: RunningCount, examples: int, busy_s: float) -> None:
         count.busy_s += busy_s
         count.examples += examples
         self.examples += examples
@@ -128,24 +118,11 @@ class Tally:
 
     def idle_share(self, virtual_time_s: float) -> float:
         """The share of the time in which a place in flight stood empty, of the most ever used."""
-        available_s = self.peak_in_flight * virtual_time_s
-        busy_s = sum(count.busy_s for count in self.clients.values())
-        return max(0.0, 1.0 - busy_s / available_s) if available_s > 0 else 0.0
+        return idle_share(self.clients, self.peak_in_flight, virtual_time_s)
 
     def per_client(self) -> dict[int, ClientCount]:
         """The counts of every client that ever trained."""
-        return {
-            client: ClientCount(
-                count.dispatched,
-                count.accepted,
-                count.rejected,
-                count.cancelled,
-                count.lost,
-                count.examples,
-                count.busy_s,
-            )
-            for client, count in sorted(self.clients.items())
-        }
+        return per_client(self.clients)
 
 
 def _size_of(payload: Tensor) -> int:
