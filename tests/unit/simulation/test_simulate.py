@@ -106,7 +106,7 @@ def test_a_population_of_another_size_names_both_numbers() -> None:
         ({"seed": "4"}, ArgumentTypeError, "a seed is a whole number"),
         ({"seed": -1}, ConfigurationError, "a seed is out of range"),
         ({"seed": 2**63}, ConfigurationError, "a seed is out of range"),
-        ({"device": "nowhere"}, ConfigurationError, "device `.*` cannot be used here"),
+        ({"device": "nowhere"}, ConfigurationError, r"device `.*` cannot be used here"),
         ({"evaluate_every": 0}, ConfigurationError, "updates cannot be 0"),
         ({"evaluate_every": 2.5}, ArgumentTypeError, "whole number"),
         ({"concurrency": 0}, ConfigurationError, "concurrency"),
@@ -137,7 +137,7 @@ def test_what_is_no_task_is_refused() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="device `.*` cannot be used here") as error:
+    with pytest.raises(ConfigurationError, match=r"device `.*` cannot be used here") as error:
         simulate(device="cuda")
     assert "cpu" in str(error.value.help)
 
