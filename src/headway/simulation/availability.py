@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol, final
 
 from headway.core.errors import ConfigurationError, UnknownNameError
 from headway.simulation.arguments import check_number, check_positive
-from headway.simulation.streams import Purpose, job_uniform, stream_key
+from headway.task.streams import Purpose, job_uniform, stream_key
 
 __all__ = ["Availability", "Diurnal", "Leaving", "Spans", "Windows"]
 

@@ -19,7 +19,7 @@ from headway.simulation.arguments import check_count, check_number, check_positi
 from headway.simulation.availability import Availability
 from headway.simulation.laws import Law
 from headway.simulation.links import Link
-from headway.simulation.streams import Purpose, job_uniform, stream_key
+from headway.task.streams import Purpose, job_uniform, stream_key
 
 __all__ = [
     "JobTimes",

@@ -30,6 +30,7 @@ from headway.core import (
     Wake,
 )
 from headway.observe import Point
+from headway.observe.tally import Tally
 from headway.simulation import saving
 from headway.simulation.attendance import Attendance
 from headway.simulation.execution import Execution, choose
@@ -42,9 +43,8 @@ from headway.simulation.replicas import Replicas
 from headway.simulation.schedule import Every
 from headway.simulation.serving import BusyServer, Line
 from headway.simulation.stop import Progress, Stop
-from headway.simulation.streams import Purpose, job_bits, stream_key
-from headway.simulation.tally import Tally
 from headway.task import Assignment, Objective
+from headway.task.streams import Purpose, job_bits, stream_key
 
 __all__ = ["Engine", "Settings", "server_for"]
 

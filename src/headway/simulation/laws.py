@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, final
 
 from headway.core.errors import ConfigurationError
 from headway.simulation.arguments import check_number, check_positive
-from headway.simulation.streams import normal_quantile
+from headway.task.streams import normal_quantile
 
 __all__ = [
     "Constant",
@@ -219,7 +219,7 @@ class Pareto:
 
     def draw_s(self, client: int, u: float, /) -> float:
         """``minimum_s * (1 - u) ** (-1 / shape)``."""
-        # 1 - u is exact, see :func:`headway.simulation.streams.uniform`.
+        # 1 - u is exact, see :func:`headway.task.streams.uniform`.
         power: float = (1.0 - u) ** (-1.0 / self.shape)
         return self.minimum_s * power
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from headway.simulation.arguments import check_number, check_positive
 from headway.simulation.laws import Law
-from headway.simulation.streams import Purpose, job_uniform, stream_key
+from headway.task.streams import Purpose, job_uniform, stream_key
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from headway.core.events import CheckedOut, Submitted
 from headway.simulation import population as hp
 from headway.simulation.laws import LogNormal
 from headway.simulation.links import Link
-from headway.simulation.streams import Purpose, job_uniform, stream_key
+from headway.task.streams import Purpose, job_uniform, stream_key
 from tests.simulation_kit import perceptron_task
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigurationError
-from headway.simulation.streams import (
+from headway.task.streams import (
     Purpose,
     Stream,
     job_bits,

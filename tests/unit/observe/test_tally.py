@@ -9,7 +9,7 @@ import torch
 
 from headway.core import Buffers, Receipt, Update
 from headway.observe import ClientCount
-from headway.simulation.tally import Tally
+from headway.observe.tally import Tally
 
 
 def update(buffers: Buffers | None = None) -> Update:
