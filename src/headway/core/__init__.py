@@ -39,7 +39,7 @@ from headway.core.scheduler import (
     Scheduler,
 )
 from headway.core.server import Server
-from headway.core.snapshots import SnapshotRing
+from headway.core.snapshots import Memory, SnapshotRing
 from headway.core.table import WorkerTable
 from headway.core.transform import (
     ClientTransform,
@@ -93,6 +93,7 @@ __all__ = [
     "Keep",
     "LeastRecentlyUsed",
     "Lost",
+    "Memory",
     "Needs",
     "Noted",
     "Observing",

@@ -12,7 +12,7 @@ from torch import Tensor
 from headway.core.errors import StateError
 from headway.core.layout import Buffers
 from headway.core.roster import Roster, Worker
-from headway.core.snapshots import Slot, SnapshotRing
+from headway.core.snapshots import ORDINARY, Memory, Slot, SnapshotRing
 from headway.core.update import Receipt
 
 __all__ = ["Job", "JobBook", "as_buffers", "dump_buffers"]
@@ -39,11 +39,19 @@ class JobBook:
         parameters: The server's, as a pattern for snapshots.
         buffers: The server's, where it has any.
         incarnation: Part of every id.
+        memory: Where snapshots lie.
     """
 
-    def __init__(self, parameters: Tensor, buffers: Buffers | None, incarnation: int) -> None:
+    def __init__(
+        self,
+        parameters: Tensor,
+        buffers: Buffers | None,
+        incarnation: int,
+        memory: Memory = ORDINARY,
+    ) -> None:
         self.incarnation = incarnation
-        self.ring = SnapshotRing(parameters, buffers)
+        self._memory = memory
+        self.ring = SnapshotRing(parameters, buffers, memory)
         self.by_id: dict[int, Job] = {}
         self._num_given = 0
         self._parameters = parameters
@@ -103,7 +111,7 @@ class JobBook:
         previous = state["incarnation"]
         self.incarnation = max(self.incarnation, previous + 1) if restarted else previous
         self._num_given = 0 if restarted else state["num_jobs"]
-        self.ring = SnapshotRing(self._parameters, self._buffers)
+        self.ring = SnapshotRing(self._parameters, self._buffers, self._memory)
         slots = [
             self.ring.restore(version, vector, as_buffers(buffers), users)
             for version, vector, buffers, users in state["slots"]

@@ -19,6 +19,7 @@ from headway.core.jobs import JobBook, as_buffers, dump_buffers
 from headway.core.layout import Buffers, ParameterLayout
 from headway.core.roster import Roster
 from headway.core.scheduler import Scheduler
+from headway.core.snapshots import ORDINARY, Memory
 from headway.core.table import WorkerTable
 
 __all__ = ["Parts"]
@@ -45,14 +46,22 @@ class Parts:
         seed: int,
         reference_gradient: Callable[[Tensor], Tensor] | None,
         incarnation: int,
+        memory: Memory | None = None,
     ) -> None:
         _check_initial(initial, layout)
+        self._memory = memory or ORDINARY
+        if not self._memory.consistent and algorithm.needs.base_parameters:
+            raise _no_base(algorithm)
         if algorithm.needs.fragments > 1:
             layout = _divided(layout, algorithm)
         self._reference_gradient = reference_gradient
         self.algorithm = algorithm
         self.counts: Counter[str] = Counter()
-        parameters = initial.detach().clone().contiguous()
+        parameters, own = self._memory.make(initial.detach().contiguous(), buffers)
+        parameters.copy_(initial.detach())
+        if own is not None and buffers is not None:
+            own.floating.copy_(buffers.floating)
+            own.integer.copy_(buffers.integer)
         self.tables = {
             name: WorkerTable(parameters.numel(), parameters.dtype, parameters.device)
             for name in algorithm.needs.tables
@@ -62,13 +71,13 @@ class Parts:
             parameters,
             layout=layout,
             payload=algorithm.payload,
-            buffers=None if buffers is None else buffers.clone(),
+            buffers=own,
             tables=self.tables,
             reference_gradient=reference_gradient,
             seed=seed,
             is_active=self.roster.is_active,
         )
-        self.jobs = JobBook(parameters, buffers, incarnation)
+        self.jobs = JobBook(parameters, own, incarnation, self._memory)
         self.chain = Chain(algorithm, self.context)
         self._let_watch()
 
@@ -140,6 +149,7 @@ class Parts:
             seed=context.seed,
             reference_gradient=self._reference_gradient,
             incarnation=self.jobs.incarnation,
+            memory=self._memory,
         )
 
     def _fill(self, state: dict[str, Any], *, restarted: bool) -> None:
@@ -160,6 +170,14 @@ class Parts:
         self.roster.load_state_dict(state["roster"])
         self._let_watch()
         self.jobs.load_state_dict(state, self.roster, restarted=restarted)
+
+
+def _no_base(algorithm: Algorithm) -> ConfigurationError:
+    return ConfigurationError(
+        f"`{algorithm.name}` needs the model that each job started from, and nobody keeps that here",
+        got="memory in which jobs are given the server's own vector",
+        help="give jobs copies (consistency='snapshot'), or choose another algorithm",
+    )
 
 
 def _divided(layout: ParameterLayout | None, algorithm: Algorithm) -> ParameterLayout:

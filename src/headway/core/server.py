@@ -23,7 +23,7 @@ from headway.core.parts import Parts
 from headway.core.recording import Recorder, Recording
 from headway.core.roster import WOKEN, Worker
 from headway.core.scheduler import FirstCome, Scheduler
-from headway.core.snapshots import Slot
+from headway.core.snapshots import Memory, Slot
 from headway.core.update import Cancel, Checkout, Effect, Receipt, Reply, Update, Wait, WorkOrder
 
 __all__ = ["Server"]
@@ -48,6 +48,7 @@ class Server:
             algorithms that need it.
         incarnation: Part of every job id. A server that is started again from a saved state takes
             the next one, so that it cannot give out an id that its predecessor gave out.
+        memory: Where parameters and snapshots lie; by default in memory of this process.
 
     Raises:
         ArgumentTypeError: ``initial`` is not a flat floating-point tensor.
@@ -79,6 +80,7 @@ class Server:
         record: Recording = "events",
         reference_gradient: Callable[[Tensor], Tensor] | None = None,
         incarnation: int = 0,
+        memory: Memory | None = None,
     ) -> None:
         self.algorithm = algorithm
         self.needs = algorithm.needs
@@ -93,6 +95,7 @@ class Server:
                 seed=seed,
                 reference_gradient=reference_gradient,
                 incarnation=incarnation,
+                memory=memory,
             )
         )
         if self.needs.reference_gradient and reference_gradient is None:

@@ -6,12 +6,47 @@ checkout. So at most (jobs in flight + 1) slots are live, and slots are reused, 
 
 from __future__ import annotations
 
+from typing import Final, Protocol, final
+
 import torch
 from torch import Tensor
 
 from headway.core.layout import Buffers
 
-__all__ = ["Slot", "SnapshotRing"]
+__all__ = ["ORDINARY", "Memory", "Slot", "SnapshotRing"]
+
+
+class Memory(Protocol):
+    """Where the server's parameters and snapshots lie.
+
+    Attributes:
+        consistent: Whether a job is given a copy that stays as it is. Otherwise it is given the
+            server's own vector, which changes under its eyes.
+    """
+
+    consistent: bool
+
+    def make(self, parameters: Tensor, buffers: Buffers | None) -> tuple[Tensor, Buffers | None]:
+        """Make room for one model: tensors of the same sizes, whose values do not matter.
+
+        Args:
+            parameters: A pattern for the flat vector.
+            buffers: A pattern for the buffers, where the model has any.
+        """
+        ...
+
+
+@final
+class _Ordinary:
+    """Memory of this process."""
+
+    consistent = True
+
+    def make(self, parameters: Tensor, buffers: Buffers | None) -> tuple[Tensor, Buffers | None]:
+        return torch.empty_like(parameters), _empty_like(buffers)
+
+
+ORDINARY: Final[Memory] = _Ordinary()
 
 
 class Slot:
@@ -36,6 +71,7 @@ class SnapshotRing:
     Args:
         like: A tensor with the size, dtype and device of the snapshots.
         buffers: The server's buffers, where it has any.
+        memory: Where the snapshots lie.
 
     Example:
         >>> parameters = torch.zeros(3)
@@ -49,7 +85,10 @@ class SnapshotRing:
         (True, 1)
     """
 
-    def __init__(self, like: Tensor, buffers: Buffers | None = None) -> None:
+    def __init__(
+        self, like: Tensor, buffers: Buffers | None = None, memory: Memory = ORDINARY
+    ) -> None:
+        self._memory = memory
         self._like = like
         self._like_buffers = buffers
         self._free: list[Slot] = []
@@ -107,17 +146,23 @@ class SnapshotRing:
         if self._free:
             slot = self._free.pop()
         else:
-            slot = Slot(torch.empty_like(self._like), _empty_like(self._like_buffers))
+            slot = Slot(*self._room())
             self.num_allocated += 1
         slot.version = version
         slot.shown = slot.vector
         if vector.numel() != slot.vector.numel():
             slot.shown = slot.vector[: vector.numel()]
-        slot.shown.copy_(vector)
-        if buffers is not None and slot.buffers is not None:
+        if slot.shown.data_ptr() != vector.data_ptr():
+            slot.shown.copy_(vector)
+        if buffers is not None and slot.buffers is not None and slot.buffers is not buffers:
             slot.buffers.floating.copy_(buffers.floating)
             slot.buffers.integer.copy_(buffers.integer)
         return slot
+
+    def _room(self) -> tuple[Tensor, Buffers | None]:
+        if self._memory.consistent:
+            return self._memory.make(self._like, self._like_buffers)
+        return self._like, self._like_buffers
 
 
 def _empty_like(buffers: Buffers | None) -> Buffers | None:

@@ -1,98 +1,63 @@
-"""Nothing of the model's size is allocated per update."""
+"""Where parameters and snapshots lie is the shell's affair."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from headway import core
+from headway import algorithms, core
+from headway.core.errors import ConfigurationError
 from tests import core_kit as kit
-from tests.unit.core.test_ca2fl import Calibrated
-from tests.unit.core.test_easgd import elastic
-
-SIZE = 1000
 
 
-class Allocations(TorchDispatchMode):
-    """Notes each operation that returns new memory of the model's size."""
+class Counting:
+    """Memory that counts what it was asked for."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
+    def __init__(self, *, consistent: bool) -> None:
+        self.consistent = consistent
+        self.made: list[torch.Tensor] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        known = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _memory(leaf) not in known and leaf.numel() >= SIZE:
-                self.found.append(str(func))
-        return result
+    def make(self, parameters, buffers):
+        vector = torch.empty_like(parameters)
+        self.made.append(vector)
+        return vector, None if buffers is None else buffers.clone()
 
 
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def test_parameters_and_snapshots_lie_in_the_memory_that_is_given() -> None:
+    memory = Counting(consistent=True)
+    server = core.Server(torch.zeros(3), kit.bare(), memory=memory)
+    a = kit.take(server, "a")
+    assert [vector.data_ptr() for vector in memory.made] == [
+        server.parameters.data_ptr(),
+        a.parameters.data_ptr(),
+    ]
+    kit.send(server, "a", a, 1.0)
+    b = kit.take(server, "b")
+    assert (a.parameters.tolist(), b.parameters.tolist()) == ([1.0] * 3, [1.0] * 3)
+    assert len(memory.made) == 2
 
 
-def rounds(server: core.Server, payloads: dict[str, Tensor], count: int) -> Iterator[core.Receipt]:
-    tickets = {name: kit.take(server, name) for name in payloads}
-    for _ in range(count):
-        for name, payload in payloads.items():
-            yield kit.send(server, name, tickets[name], payload)
-            tickets[name] = kit.take(server, name)
+def test_a_memory_without_copies_gives_out_the_servers_own_vector() -> None:
+    buffers = core.Buffers(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    memory = Counting(consistent=False)
+    server = core.Server(torch.zeros(3), kit.bare(), buffers=buffers, memory=memory)
+    a, b = kit.take(server, "a"), kit.take(server, "b")
+    assert a.parameters is server.parameters
+    kit.send(server, "a", a, 1.0)
+    assert b.parameters.tolist() == [1.0] * 3
+    kit.send(server, "b", b, 1.0)
+    assert (server.version, server.parameters.tolist()) == (2, [2.0] * 3)
+    assert len(memory.made) == 1
 
 
-def zeros(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.zeros(SIZE, dtype=dtype)
+def test_an_algorithm_that_needs_the_base_refuses_such_a_memory() -> None:
+    with pytest.raises(ConfigurationError, match="nobody keeps that here"):
+        core.Server(torch.zeros(3), algorithms.dc_asgd(), memory=Counting(consistent=False))
 
 
-SERVERS = {
-    "plain": lambda: core.Server(zeros(), kit.bare()),
-    "buffered": lambda: core.Server(zeros(), kit.bare(kit.DropStale(9), kit.Mean(2))),
-    "calibrated": lambda: core.Server(zeros(), kit.bare(Calibrated(kit.Mean(2)))),
-    "bulk": lambda: core.Server(zeros(), kit.bare(kit.Mean(1), gate=core.Bulk(1))),
-    "nothing recorded": lambda: core.Server(zeros(), kit.bare(), record="nothing"),
-}
-
-
-@pytest.mark.parametrize("kind", SERVERS)
-def test_an_update_allocates_nothing(kind: str) -> None:
-    server = SERVERS[kind]()
-    names = "a" if kind == "bulk" else "abc"
-    payloads = {name: torch.full((SIZE,), 0.5) for name in names}
-    assert all(receipt.status != "rejected" for receipt in rounds(server, payloads, 3))
-    for name in payloads:
-        server.lose(name, 0.0)
-    with Allocations() as allocations:
-        receipts = list(rounds(server, payloads, 5))
-    assert {receipt.status for receipt in receipts} <= {"applied", "buffered"}
-    assert allocations.found == []
-
-
-def test_an_answer_lives_in_a_row_of_the_table() -> None:
-    server = elastic(0.5)
-    payload = torch.ones(2, dtype=torch.float64)
-    first = kit.send(server, "a", kit.take(server, "a"), payload)
-    second = kit.send(server, "a", kit.take(server, "a"), payload)
-    assert first.answer is not None
-    assert second.answer is not None
-    assert _memory(first.answer) == _memory(second.answer)
-
-
-def test_the_check_itself_sees_an_allocation() -> None:
-    with Allocations() as allocations:
-        zeros().add_(1.0)
-    assert allocations.found == ["aten.zeros.default"]
-
-
-def test_snapshots_cost_one_copy_per_version_in_flight_and_one() -> None:
-    server = core.Server(zeros(), kit.bare())
-    with Allocations() as allocations:
-        for name in "abcdef":
-            kit.take(server, name)
-    assert len(allocations.found) == 1
+def test_a_loaded_server_lies_in_the_same_kind_of_memory() -> None:
+    memory = Counting(consistent=True)
+    server = core.Server(torch.zeros(3), kit.bare(), memory=memory)
+    kit.take(server, "a")
+    server.load_state_dict(server.state_dict())
+    assert server.parameters.data_ptr() in [vector.data_ptr() for vector in memory.made]
