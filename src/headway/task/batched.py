@@ -8,9 +8,9 @@ numbers are added.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,7 @@ from headway.task.compiled import padded_batch, padded_lanes
 from headway.task.contract import Assignment, LocalResult
 from headway.task.forward import Forward, Gradients
 from headway.task.masks import Masks
-from headway.task.plan import Lane, Plan, plan
-from headway.task.trainer import batches
+from headway.task.plan import Batching, Lane, Plan, kind, largest_batch, plan
 
 if TYPE_CHECKING:
     from headway.core import Algorithm, ParameterLayout
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from headway.task.local import LocalTraining
 
 __all__ = ["GroupTrainer"]
+
+
+_CACHE_BYTES: Final = 3 << 20
+"""What the models of a group may take on a CPU: with more, each step reads them from memory."""
 
 
 @dataclass(slots=True)
@@ -41,11 +44,28 @@ class _Run:
     rate: float
     proximal: Tensor | None
     gradient: Tensor
-    total: Tensor
-    seen: Tensor
-    steps: Tensor
+    losses: Tensor
+    """``[steps, lanes]``, float64."""
     alive: Tensor
     kept: dict[int, Tensor]
+    careful: bool
+    """Whether to look after each step whether all losses are finite."""
+
+
+class _Examples(NamedTuple):
+    """The examples of a group, on the device."""
+
+    inputs: Tensor
+    targets: Tensor
+    rows: Tensor
+    weights: Tensor
+    masks: Masks | None
+
+    def batch(self, number: int, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, targets and weights of a step."""
+        rows = self.rows[number, :lanes]
+        inputs, targets = _gathered(self.inputs, rows), _gathered(self.targets, rows)
+        return inputs, targets, self.weights[number, :lanes]
 
 
 @final
@@ -86,6 +106,7 @@ class GroupTrainer:
         size = (layout.num_params, layout.dtype, device)
         self._states = tuple(transform.init(*size) for transform in algorithm.client)
         self._frozen = forward.frozen
+        self._cache_bytes = _CACHE_BYTES
 
     @property
     def obstacle(self) -> str | None:
@@ -102,13 +123,17 @@ class GroupTrainer:
         compiled = self._forward.compiled
         return None if compiled is None else compiled.obstacle
 
-    def train(self, assignments: Sequence[Assignment]) -> list[LocalResult]:
+    def train(
+        self, assignments: Sequence[Assignment], into: Tensor | None = None
+    ) -> list[LocalResult]:
         """Do jobs together: their results, in their order.
 
-        Jobs with another learning rate make a group of their own.
+        Jobs with another learning rate make a group of their own, and a CPU's caches want groups
+        that are not too large.
 
         Args:
             assignments: At least one.
+            into: Where payloads may be written, a row per job; they need not all be.
 
         Raises:
             DataError: A client has no examples.
@@ -121,9 +146,21 @@ class GroupTrainer:
             groups.setdefault(rate, []).append(lane)
         results: list[LocalResult | None] = [None] * len(lanes)
         for rate, members in groups.items():
-            for lane, result in self._train(members, rate):
-                results[lane.position] = result
+            for some in self._chunks(members):
+                for lane, result in self._train(some, rate, into):
+                    results[lane.position] = result
         return [result for result in results if result is not None]
+
+    def _chunks(self, lanes: list[Lane]) -> Iterator[list[Lane]]:
+        if self._device.type != "cpu":
+            yield lanes
+            return
+        most = max(1, self._cache_bytes // (4 * self._layout.num_params))
+        number = -(-len(lanes) // most)
+        # Those that are alike go together, in parts of about one size.
+        ordered = sorted(lanes, key=kind)
+        for part in range(number):
+            yield ordered[part * len(lanes) // number : (part + 1) * len(lanes) // number]
 
     def _lane(self, position: int, assignment: Assignment) -> Lane:
         inputs, targets = self._data.client(assignment.client)
@@ -134,68 +171,137 @@ class GroupTrainer:
                 where="Task(train=...)",
                 help="leave such clients out: task.num_examples(client) is 0 for them",
             )
-        local = self._local
-        generator = self._generator.manual_seed(assignment.seed) if local.shuffle else None
-        steps = local.num_steps(held, assignment.work, self._payload)
-        chosen = batches(
-            held, local.batch_size, steps, generator=generator, per_pass=local.per_pass(held)
-        )
-        return Lane(position, assignment, inputs, targets, list(chosen))
+        steps = self._local.num_steps(held, assignment.work, self._payload)
+        return Lane(position, assignment, inputs, targets, steps)
 
-    def _train(self, lanes: list[Lane], rate: float) -> list[tuple[Lane, LocalResult]]:
-        run = self._open(self._plan(lanes), rate)
-        step = self._step_for(run)
-        masks = None
-        if self._forward.layers:
-            seeds = [lane.assignment.seed for lane in run.plan.lanes]
-            masks = Masks(self._forward.layers, seeds, run.models.dtype, self._device)
-        inputs, targets = run.plan.inputs.to(self._device), run.plan.targets.to(self._device)
-        rows, weights = (
-            run.plan.rows.to(self._device),
-            run.plan.weights(run.models.dtype).to(self._device),
-        )
+    def _train(
+        self, lanes: list[Lane], rate: float, into: Tensor | None
+    ) -> list[tuple[Lane, LocalResult]]:
+        batches = self._plan(lanes)
+        examples = self._examples(batches)
+        proximal = self._proximal(batches)
         with torch.no_grad():
-            for number, active in enumerate(run.plan.active):
-                counts = run.plan.counts[number, :active]
-                wide = self._wide(active, rows.shape[1])
-                chosen = rows[number, :wide]
-                drawn = {} if masks is None else masks.draw(counts.tolist(), chosen.shape[1])
-                found = self._forward.gradients(
-                    run.models[:wide],
-                    _gathered(inputs, chosen),
-                    _gathered(targets, chosen),
-                    weights[number, :wide],
-                    drawn,
-                )
-                if wide > active:
-                    found = Gradients(
-                        [g[:active] for g in found.of_parameters], found.losses[:active]
-                    )
-                step(found, active, counts)
-                self._count(run, found.losses, counts)
-            return self._close(run)
+            is_dense = self._forward.begin(batches.inputs, batches.targets)
+            if is_dense and not self._compiles and self._is_plain(proximal):
+                payloads, losses = self._descend_dense(batches, examples, rate, into)
+            else:
+                payloads, losses = self._go(batches, examples, rate, careful=False)
+            if not bool(torch.isfinite(losses).all()):
+                # Few runs come to this, so that all others need not look after each step.
+                examples = self._examples(batches)
+                payloads, losses = self._go(batches, examples, rate, careful=True)
+            return self._results(batches, payloads, losses)
+
+    @property
+    def _compiles(self) -> bool:
+        compiled = self._forward.compiled
+        return compiled is not None and compiled.obstacle is None
 
     def _plan(self, lanes: list[Lane]) -> Plan:
-        if self._forward.compiled is None or self._forward.compiled.obstacle is not None:
-            return plan(lanes)
+        local = self._local
+        batching = Batching(local.batch_size, local.shuffle, local.drop_last)
+        if not self._compiles:
+            return plan(lanes, batching, self._generator)
+        size = padded_batch(largest_batch(lanes, batching), local.batch_size)
         wide = padded_lanes(len(lanes))
-        largest = max(len(rows) for lane in lanes for rows in lane.batches)
-        return plan(lanes, min_lanes=wide, batch_size=padded_batch(largest, self._local.batch_size))
+        return plan(lanes, batching, self._generator, min_lanes=wide, batch_size=size)
+
+    def _examples(self, batches: Plan) -> _Examples:
+        device, dtype = self._device, self._layout.dtype
+        masks = None
+        if self._forward.layers:
+            seeds = [lane.assignment.seed for lane in batches.lanes]
+            masks = Masks(self._forward.layers, seeds, dtype, device)
+        return _Examples(
+            batches.inputs.to(device),
+            batches.targets.to(device),
+            batches.rows.to(device),
+            batches.weights(dtype).to(device),
+            masks,
+        )
+
+    def _proximal(self, batches: Plan) -> list[float]:
+        asked = [lane.assignment.work.proximal for lane in batches.lanes]
+        return [self._local.proximal if value is None else value for value in asked]
+
+    def _descend_dense(
+        self, batches: Plan, examples: _Examples, rate: float, into: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Plain SGD of a chain of linear layers: each parameter of all lanes in one piece."""
+        dense = self._forward.dense
+        assert dense is not None
+        base, lanes = self._base(batches), len(batches.lanes)
+        named = {
+            name: base.new_empty(lanes, stop - first).copy_(base[:, first:stop])
+            for name, first, stop, _ in self._forward.spans
+        }
+        shaped = {
+            name: named[name].view(lanes, *shape) for name, _, _, shape in self._forward.spans
+        }
+        losses = torch.zeros_like(examples.weights)
+        bound, working = dense.bind(shaped), lanes
+        for number, active in enumerate(batches.active):
+            if active != working:
+                working = active
+                bound = dense.bind({name: value[:active] for name, value in shaped.items()})
+            batch = examples.batch(number, active)
+            masks = self._masks(batches, examples, number, active)
+            losses[number, :active] = dense.descend(bound, *batch, masks, rate)
+        payloads = _home(batches, into, base)
+        for name, first, stop, _ in self._forward.spans:
+            part = payloads[:, first:stop]
+            if self._payload == "weights":
+                part.copy_(named[name])
+            else:
+                torch.sub(named[name], base[:, first:stop], out=part)
+        return payloads, (losses * examples.weights).sum(dim=2).to("cpu", torch.float64)
+
+    def _masks(
+        self, batches: Plan, examples: _Examples, number: int, lanes: int
+    ) -> dict[str, Tensor]:
+        if examples.masks is None:
+            return {}
+        counts = batches.counts[number, :lanes].tolist()
+        return examples.masks.draw(counts, batches.rows.shape[2])
+
+    def _base(self, batches: Plan) -> Tensor:
+        """The models that lanes start from; one row where they all start from the same."""
+        given = [lane.assignment.parameters for lane in batches.lanes]
+        if all(model is given[0] for model in given):
+            return given[0].unsqueeze(0).to(self._device)
+        return torch.stack(given).to(self._device)
+
+    def _go(
+        self, batches: Plan, examples: _Examples, rate: float, *, careful: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Whatever the optimizer and the payload: the payloads, and the losses of each step."""
+        run = self._open(batches, rate, careful)
+        step = self._step_for(run)
+        for number, active in enumerate(batches.active):
+            counts = batches.counts[number, :active]
+            wide = self._wide(active, batches.rows.shape[1])
+            masks = self._masks(batches, examples, number, wide)
+            batch = examples.batch(number, wide)
+            found = self._forward.gradients(run.models[:wide], *batch, masks)
+            if wide > active:
+                found = Gradients([g[:active] for g in found.of_parameters], found.losses[:active])
+            step(found, active, counts)
+            run.losses[number, :active] = found.losses
+            if careful:
+                self._look(run, number, active)
+        return self._close(run), run.losses.cpu()
 
     def _wide(self, active: int, lanes: int) -> int:
-        if lanes == active or self._forward.compiled is None:
+        if lanes == active or not self._compiles:
             return active
         return min(lanes, padded_lanes(active))
 
-    def _open(self, batches: Plan, rate: float) -> _Run:
+    def _open(self, batches: Plan, rate: float, careful: bool) -> _Run:
         assignments = [lane.assignment for lane in batches.lanes]
         # Rows that never work follow, where the plan has such lanes.
         filled = [assignments[-1].parameters] * (batches.rows.shape[1] - len(assignments))
         base = torch.stack([*(a.parameters for a in assignments), *filled]).to(self._device)
-        proximal = [
-            self._local.proximal if a.work.proximal is None else a.work.proximal
-            for a in assignments
-        ]
+        proximal = self._proximal(batches)
         count = len(assignments)
         at_base = self._payload == "gradient"
         return _Run(
@@ -205,14 +311,15 @@ class GroupTrainer:
             rate=rate,
             proximal=torch.tensor(proximal).to(base).unsqueeze(1) if any(proximal) else None,
             gradient=torch.zeros_like(base) if at_base or not self._is_plain(proximal) else base,
-            total=torch.zeros(count, dtype=torch.float64),
-            seen=torch.zeros(count, dtype=torch.int64),
-            steps=torch.zeros(count, dtype=torch.int64),
+            losses=torch.zeros(batches.num_steps, count, dtype=torch.float64, device=self._device),
             alive=torch.ones(count, dtype=torch.bool),
             kept={},
+            careful=careful,
         )
 
     def _is_plain(self, proximal: Sequence[float]) -> bool:
+        if self._payload == "gradient":
+            return False
         return self._optimizer.is_plain_sgd and not (
             self._client or self._local.clip_norm or any(proximal)
         )
@@ -254,12 +361,15 @@ class GroupTrainer:
 
         def step(found: Gradients, active: int, counts: Tensor) -> None:
             share = (counts.to(run.base.dtype) / planned[:active]).to(self._device)
-            working = run.alive[:active].to(self._device)
             views = self._forward.views(run.gradient[:active])
+            if run.careful:
+                working = run.alive[:active].to(self._device)
             for view, gradient in zip(views, found.of_parameters, strict=True):
                 scaled = gradient * _wide(share, gradient)
-                # Not as a product with 0: 0 times infinity would not be 0.
-                view.add_(torch.where(_wide(working, gradient), scaled, 0.0))
+                if run.careful:
+                    # Not as a product with 0: 0 times infinity would not be 0.
+                    scaled = torch.where(_wide(working, gradient), scaled, 0.0)
+                view.add_(scaled)
 
         return step
 
@@ -275,42 +385,55 @@ class GroupTrainer:
             norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient.mul_((self._local.clip_norm / (norms + 1e-6)).clamp_(max=1.0))
 
-    def _count(self, run: _Run, losses: Tensor, counts: Tensor) -> None:
-        active = len(losses)
-        losses = losses.to("cpu", torch.float64)
-        working = run.alive[:active]
-        run.total[:active] += torch.where(working, losses * counts, 0.0)
-        run.seen[:active] += counts * working
-        run.steps[:active] += working
-        finite = torch.isfinite(losses)
-        if not bool(finite.all()):
-            # Such a job ends after this step, with the model as it is now.
-            for lane in (working & ~finite).nonzero().flatten().tolist():
-                run.kept[lane] = run.models[lane].clone()
-            run.alive[:active] &= finite
+    def _look(self, run: _Run, number: int, active: int) -> None:
+        """A job ends after a step whose loss is not finite, with the model as it is now."""
+        finite = torch.isfinite(run.losses[number, :active]).cpu()
+        for lane in (run.alive[:active] & ~finite).nonzero().flatten().tolist():
+            run.kept[lane] = run.models[lane].clone()
+        run.alive[:active] &= finite
 
-    def _close(self, run: _Run) -> list[tuple[Lane, LocalResult]]:
+    def _close(self, run: _Run) -> Tensor:
+        count = len(run.plan.lanes)
         if self._payload == "gradient":
-            count = len(run.plan.lanes)
             payloads = run.gradient[:count]
             self._finish(payloads, run.models[:count], run.base[:count], run)
-        else:
-            for row, model in run.kept.items():
-                run.models[row] = model
-            payloads = run.models if self._payload == "weights" else run.models.sub_(run.base)
-        means = (run.total / run.seen).tolist()
-        seen, steps = run.seen.tolist(), run.steps.tolist()
+            return payloads
+        for row, model in run.kept.items():
+            run.models[row] = model
+        return run.models if self._payload == "weights" else run.models.sub_(run.base)
+
+    def _results(
+        self, batches: Plan, payloads: Tensor, losses: Tensor
+    ) -> list[tuple[Lane, LocalResult]]:
+        counts = batches.counts[:, : len(batches.lanes)]
+        # What comes after a loss that is not finite was not done.
+        before = torch.isfinite(losses).cumprod(dim=0).roll(1, dims=0)
+        before[0] = 1
+        counts = counts * before
+        totals = torch.where(counts > 0, losses * counts, 0.0).sum(dim=0)
+        seen = counts.sum(dim=0)
+        means, steps = (totals / seen).tolist(), (counts > 0).sum(dim=0).tolist()
         results = []
-        for row, lane in enumerate(run.plan.lanes):
-            payload = payloads[row]
+        for lane, mean, processed, num_steps, payload in zip(
+            batches.lanes, means, seen.tolist(), steps, payloads, strict=False
+        ):
             for transform, state in zip(self._client, self._states, strict=True):
                 payload = transform.payload(payload, state)
-            held = seen[row] if self._payload == "gradient" else len(lane.inputs)
+            held = processed if self._payload == "gradient" else len(lane.inputs)
             home = lane.assignment.parameters.device
-            metrics = {"loss": means[row]}
-            result = LocalResult(payload.to(home), held, seen[row], steps[row], metrics, None)
+            metrics = {"loss": mean}
+            result = LocalResult(payload.to(home), held, processed, num_steps, metrics, None)
             results.append((lane, result))
         return results
+
+
+def _home(batches: Plan, into: Tensor | None, like: Tensor) -> Tensor:
+    """A matrix for the payloads: those rows of ``into`` that are theirs, where they are in order."""
+    count, first = len(batches.lanes), batches.lanes[0].position
+    positions = [lane.position for lane in batches.lanes]
+    if into is None or into.device != like.device or positions != [*range(first, first + count)]:
+        return like.new_empty(count, like.shape[1])
+    return into[first : first + count]
 
 
 def _gathered(examples: Tensor, rows: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from headway.core import ParameterLayout
 from headway.task.compiled import CompiledGradients
+from headway.task.dense import Dense
 from headway.task.masks import MaskedDropout, masked
 from headway.task.metrics import Loss, mean_squared_error
 
@@ -48,6 +49,7 @@ class Forward:
         layers: The dropout layers, in the order of their calls; known after :meth:`probe`.
         shapes: Of the parameters that are trained.
         frozen: The spans of a row that must not change.
+        dense: The model as a chain of linear layers; ``None``: it is something else.
         obstacle: Why this model cannot be trained in groups; ``None``: it can, as far as is known.
     """
 
@@ -68,11 +70,35 @@ class Forward:
         ]
         self.shapes = [entry.shape for entry in self._trained]
         self.obstacle = _obstacle(module, layout)
+        self.dense = Dense.of(module, loss)
+        # Until `begin` has looked.
+        self._may_ignore, self._is_dense = True, False
         self._rows = vmap(self._call)
         self._pairs = vmap(self._call_with_loss)
         self.compiled = CompiledGradients(self._call, loss) if compiled else None
         if self.compiled is not None and self.layers:
             self.compiled.refuse("not compiled: the model has dropout")
+
+    @property
+    def spans(self) -> list[tuple[str, int, int, tuple[int, ...]]]:
+        """Name, first and last element in a row, and shape, of all parameters."""
+        return [(e.name, e.offset, e.stop, tuple(e.shape)) for e in self._all]
+
+    def begin(self, inputs: Tensor, targets: Tensor) -> bool:
+        """Look once at all examples of a group whose gradients are wanted next.
+
+        Args:
+            inputs: ``[examples, *]``.
+            targets: ``[examples, *]``.
+
+        Returns:
+            Whether :attr:`dense` can be used.
+        """
+        self._may_ignore = _may_ignore(targets)
+        self._is_dense = (
+            self.dense is not None and not self._may_ignore and self.dense.accepts(inputs, targets)
+        )
+        return self._is_dense
 
     def views(self, rows: Tensor) -> list[Tensor]:
         """The trained parameters of a matrix of models, ``[lanes, *shape]`` each."""
@@ -91,18 +117,29 @@ class Forward:
 
         Args:
             models: ``[lanes, num_params]``.
-            inputs: ``[lanes, batch, *]``.
+            inputs: ``[lanes, batch, *]``; of those that :meth:`begin` has seen.
             targets: ``[lanes, batch, *]``.
             weights: ``[lanes, batch]``, 1 over the size of the real batch, 0 where it is filled up.
             masks: Of the dropout layers.
         """
         found = self._compiled(models, inputs, targets, weights)
-        return found or self._eager(models, inputs, targets, weights, masks)
+        if found is not None:
+            return found
+        if self._is_dense and self.dense is not None:
+            by_name, losses = self.dense.gradients(
+                self._named(models), inputs, targets, weights, masks
+            )
+            return Gradients([by_name[entry.name] for entry in self._trained], losses)
+        return self._eager(models, inputs, targets, weights, masks)
+
+    def _named(self, models: Tensor) -> dict[str, Tensor]:
+        lanes = len(models)
+        return {e.name: models[:, e.offset : e.stop].view(lanes, *e.shape) for e in self._all}
 
     def _compiled(
         self, models: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor
     ) -> Gradients | None:
-        if self.compiled is None or self.compiled.obstacle is not None or _may_ignore(targets):
+        if self.compiled is None or self.compiled.obstacle is not None or self._may_ignore:
             return None
         lanes = len(models)
         trained: dict[str, Tensor] = {}
@@ -150,6 +187,7 @@ class Forward:
             for _, layer in self.layers
         ]
         weights = torch.full(inputs.shape[:2], 1.0 / inputs.shape[1], dtype=models.dtype)
+        self.begin(inputs.flatten(0, 1), targets.flatten(0, 1))
         buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         try:
             self._eager(models, inputs, targets, weights.to(models.device), {})
@@ -183,7 +221,7 @@ class Forward:
         self, named: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor
     ) -> Tensor:
         kind = self._loss
-        if kind is F.cross_entropy and not _may_ignore(targets):
+        if kind is F.cross_entropy and not self._may_ignore:
             outputs = self._rows(named, inputs)
             found = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(0, 1), reduction="none")
             return _weighted(found, weights)
