@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         simulate,
         until,
     )
-    from headway.task import LocalTraining, Task
+    from headway.task import LocalTraining, Task, optim
 
 __version__ = "0.1.0.dev0"
 
@@ -54,6 +54,7 @@ __all__ = [
     "errors",
     "every",
     "models",
+    "optim",
     "population",
     "schedulers",
     "simulate",
@@ -80,6 +81,7 @@ _HOME = {
     "errors": "headway.core.errors",
     "every": "headway.simulation:every",
     "models": "headway.models",
+    "optim": "headway.task.optim",
     "population": "headway.simulation.population",
     "schedulers": "headway.algorithms.schedulers",
     "simulate": "headway.simulation:simulate",

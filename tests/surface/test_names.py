@@ -29,6 +29,7 @@ PUBLIC = [
     "errors",
     "every",
     "models",
+    "optim",
     "population",
     "schedulers",
     "simulate",

@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, inf, isfinite
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from torch.optim import Optimizer
 
 from headway.core.errors import ArgumentTypeError, ConfigurationError
+from headway.task.optim import OptimizerOptions
 from headway.task.optimizers import OptimizerChoice, choose, optimizer_name
 
 if TYPE_CHECKING:
     from headway.core import PayloadKind, WorkOrder
 
 __all__ = ["LocalTraining"]
+
+_USUAL_RATE: Final = 0.1
 
 
 @final
@@ -44,8 +47,9 @@ class LocalTraining:
         batch_size: Examples in a step, at least 1; the last batch of a pass may be smaller.
             ``None``: all that the client has.
         learning_rate: Of the local optimizer, above 0.
-        optimizer: A name of :data:`headway.task.OPTIMIZERS`, a ``torch.optim`` class, or a
-            ``functools.partial`` of one. Its state is fresh in each job.
+        optimizer: A name of :data:`headway.task.OPTIMIZERS`, a ``torch.optim`` class, a
+            ``functools.partial`` of one, or a value of ``headway.optim``, whose ``lr`` becomes the
+            ``learning_rate``. Its state is fresh in each job.
         options: Further options of the optimizer, such as ``{"momentum": 0.9}``.
         proximal: FedProx's ``mu``, at least 0: pulls towards the model that was given.
         clip_norm: ``C``, above 0: the largest L2 norm that a step's gradient may have.
@@ -71,7 +75,7 @@ class LocalTraining:
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = 32
-    learning_rate: float = 0.1
+    learning_rate: float = _USUAL_RATE
     optimizer: str | type[Optimizer] | partial[Optimizer] = "sgd"
     options: Mapping[str, Any] = field(default_factory=dict)
     proximal: float = 0.0
@@ -105,7 +109,26 @@ class LocalTraining:
                 help='write them as {"momentum": 0.9}',
             )
         object.__setattr__(self, "options", dict(self.options))
+        self._take_rate()
         choose(self.optimizer, self.options)
+
+    def _take_rate(self) -> None:
+        """Move the rate of a ``headway.optim`` value to ``learning_rate``, where orders find it."""
+        optimizer = self.optimizer
+        if not isinstance(optimizer, OptimizerOptions) or "lr" not in optimizer.keywords:
+            return
+        options = dict(optimizer.keywords)
+        rate = float(options.pop("lr"))
+        _check_number("learning_rate", rate, above=0.0)
+        if self.learning_rate not in (_USUAL_RATE, rate):
+            raise ConfigurationError(
+                "the learning rate is given twice",
+                where="LocalTraining",
+                got=f"learning_rate={self.learning_rate}, optimizer={optimizer!r}",
+                help="give it once",
+            )
+        object.__setattr__(self, "learning_rate", rate)
+        object.__setattr__(self, "optimizer", OptimizerOptions(optimizer.func, **options))
 
     @property
     def choice(self) -> OptimizerChoice:

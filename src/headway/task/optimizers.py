@@ -16,7 +16,7 @@ from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNa
 if TYPE_CHECKING:
     from headway.task.replica import Replica
 
-__all__ = ["OPTIMIZERS", "OptimizerChoice", "choose", "optimizer_name"]
+__all__ = ["OPTIMIZERS", "OptimizerChoice", "check_options", "choose", "optimizer_name"]
 
 _ELEMENTWISE: Final = (
     torch.optim.ASGD,
@@ -94,13 +94,17 @@ class OptimizerChoice(NamedTuple):
 
 
 def choose(
-    optimizer: str | type[Optimizer] | partial[Optimizer], options: Mapping[str, Any]
+    optimizer: str | type[Optimizer] | partial[Optimizer],
+    options: Mapping[str, Any],
+    *,
+    where: str = _WHERE,
 ) -> OptimizerChoice:
     """Check an optimizer and its options.
 
     Args:
         optimizer: A name of :data:`OPTIMIZERS`, a class, or a partial of a class.
         options: More keyword arguments of the class.
+        where: The argument that errors name.
 
     Raises:
         ArgumentTypeError: None of those three.
@@ -117,23 +121,23 @@ def choose(
         if optimizer.args:
             raise ConfigurationError(
                 "the optimizer's partial may only hold keyword options",
-                where=_WHERE,
+                where=where,
                 got=f"{len(optimizer.args)} positional arguments",
                 help="the parameters are supplied for each job",
             )
         optimizer, given = optimizer.func, dict(optimizer.keywords)  # type: ignore[assignment]
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
-            raise UnknownNameError.of("optimizer", optimizer, OPTIMIZERS, where=_WHERE)
+            raise UnknownNameError.of("optimizer", optimizer, OPTIMIZERS, where=where)
         optimizer = OPTIMIZERS[optimizer]
     if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
         raise ArgumentTypeError(
             "that is not an optimizer",
-            where=_WHERE,
+            where=where,
             got=repr(optimizer),
-            expected="a name, a torch.optim class, or functools.partial of one",
+            expected="a name, a torch.optim class, functools.partial of one, or headway.optim.SGD(...)",
         )
-    _check(optimizer, given, options)
+    _check(optimizer, given, options, where)
     return OptimizerChoice(optimizer, {**given, **options})
 
 
@@ -143,11 +147,13 @@ def optimizer_name(cls: type[Optimizer]) -> str:
     return name if OPTIMIZERS.get(name) is cls else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _check(cls: type[Optimizer], given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _check(
+    cls: type[Optimizer], given: Mapping[str, Any], options: Mapping[str, Any], where: str
+) -> None:
     if cls in _REFUSED:
         raise ConfigurationError(
-            f"{cls.__name__} cannot be a local optimizer",
-            where=_WHERE,
+            f"{cls.__name__} cannot be the optimizer",
+            where=where,
             got=f"{cls.__name__}, which {_REFUSED[cls]}",
             help=f"choose another, for example one of {', '.join(sorted(OPTIMIZERS))}",
         )
@@ -155,41 +161,54 @@ def _check(cls: type[Optimizer], given: Mapping[str, Any], options: Mapping[str,
     if twice:
         raise ConfigurationError(
             f"the option `{twice[0]}` is given twice",
-            where=_WHERE,
+            where=where,
             got=f"{given[twice[0]]} in the partial, {options[twice[0]]} in options",
         )
     for rate in ("lr", "learning_rate"):
         if rate in given or rate in options:
             raise ConfigurationError(
                 "the learning rate is given among the optimizer's options",
-                where=_WHERE,
+                where=where,
                 got=f"{rate}={given.get(rate, options.get(rate))}",
                 help="write LocalTraining(learning_rate=...), which algorithms may override",
             )
-    _check_options(cls, {**given, **options})
+    check_options(cls, {**given, **options}, where=where)
 
 
-def _check_options(cls: type[Optimizer], options: Mapping[str, Any]) -> None:
+def check_options(cls: type[Optimizer], options: Mapping[str, Any], *, where: str = _WHERE) -> None:
+    """Check the options of an optimizer class, by trying them out where it treats elements alike.
+
+    Args:
+        cls: The class.
+        options: Its keyword arguments; without ``lr`` it is tried out with 0.1.
+        where: The argument that errors name.
+
+    Raises:
+        UnknownNameError: The class has no such option.
+        ConfigurationError: It refuses a value.
+    """
     signature = inspect.signature(cls).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
-        known = [name for name in signature if name not in ("params", "lr")]
+        known = [name for name in signature if name != "params"]
         for name in options:
             if name not in known:
                 raise UnknownNameError.of(
-                    f"option of {cls.__name__}", name, known, where=_WHERE, got=options[name]
+                    f"option of {cls.__name__}", name, known, where=where, got=options[name]
                 )
     if cls in _ELEMENTWISE:
-        _build(cls, [nn.Parameter(torch.zeros(1))], {"lr": 0.1, **options})
+        _build(cls, [nn.Parameter(torch.zeros(1))], {"lr": 0.1, **options}, where)
 
 
-def _build(cls: type[Optimizer], parameters: list[Tensor], options: Mapping[str, Any]) -> Optimizer:
+def _build(
+    cls: type[Optimizer], parameters: list[Tensor], options: Mapping[str, Any], where: str = _WHERE
+) -> Optimizer:
     make: Callable[..., Optimizer] = cls
     try:
         return make(parameters, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"{cls.__name__} refuses its options or the model",
-            where=_WHERE,
+            where=where,
             got=", ".join(f"{name}={value}" for name, value in options.items()),
             help=str(error),
         ) from error

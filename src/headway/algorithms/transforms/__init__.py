@@ -42,9 +42,11 @@ from headway.algorithms.transforms.local_steps import (
     scale_by_workers,
 )
 from headway.algorithms.transforms.mixing import mix
+from headway.algorithms.transforms.momentum_correction import correct_momentum
 from headway.algorithms.transforms.optimizers import ADD, OptimizerFactory
 from headway.algorithms.transforms.privacy import cap_weight, gaussian_noise
 from headway.algorithms.transforms.proximity import proximal
+from headway.algorithms.transforms.rates import is_proportional, scale_rate, server_rate
 from headway.algorithms.transforms.reducers import (
     Reducer,
     coordinate_median,
@@ -96,6 +98,7 @@ __all__ = [
     "cap_weight",
     "clip",
     "coordinate_median",
+    "correct_momentum",
     "delay_compensation",
     "delayed_nesterov",
     "divide_by_steps",
@@ -107,6 +110,7 @@ __all__ = [
     "gather_fragments",
     "gaussian_noise",
     "groups",
+    "is_proportional",
     "judge_descent",
     "keep_replica",
     "krum",
@@ -125,7 +129,9 @@ __all__ = [
     "scale_by_staleness",
     "scale_by_token_rate",
     "scale_by_workers",
+    "scale_rate",
     "send_after_turn",
+    "server_rate",
     "server_step",
     "sliding_window",
     "slow_momentum_step",
