@@ -26,6 +26,7 @@ from headway.simulation.engine import Engine, Settings
 from headway.simulation.resolve import describe
 from headway.simulation.schedule import Every, as_every
 from headway.simulation.stop import Progress
+from headway.task.fingerprint import Fingerprinted
 
 __all__ = ["Checkpoints", "Saved", "begins_anew", "find", "identity", "reread"]
 
@@ -130,6 +131,8 @@ def identity(settings: Settings) -> Any:
         "fingerprint": settings.algorithm.fingerprint,
         "initial_weights": weights_hash(start.parameters, start.buffers),
     }
+    if isinstance(settings.task, Fingerprinted):
+        about["data"] = settings.task.data_fingerprint()
     return strict.loads(strict.dumps(about))
 
 

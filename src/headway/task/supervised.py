@@ -15,6 +15,7 @@ from headway.task.batched import GroupTrainer
 from headway.task.clients import ClientData, Clients, server_set, test_set
 from headway.task.contract import Start
 from headway.task.evaluation import Evaluator, choose_metrics
+from headway.task.fingerprint import data_fingerprint
 from headway.task.forward import Forward
 from headway.task.local import LocalTraining
 from headway.task.metrics import Loss, Metric, choose_loss
@@ -264,6 +265,13 @@ class Task:
     def num_examples(self, client: int) -> int:
         """How many examples a client holds; one with none never trains."""
         return self._data.num_examples(client)
+
+    def data_fingerprint(self) -> str:
+        """A checksum of the clients' data, the test set and the server's data.
+
+        Of more than 16 MiB a sample is read, see :mod:`headway.task.fingerprint`.
+        """
+        return data_fingerprint(self._data, self._test, self._server_data)
 
     def describe(self) -> dict[str, Any]:
         """Say in plain JSON what this is, for the run folder and reports."""
