@@ -63,12 +63,17 @@ SECTIONS = {
     "": "At the top",
     "Target": "`target` and `stop.target`",
     "Run": "`[run]`",
-    "Every": "`run.evaluate_every`",
+    "Every": "`run.evaluate_every` and `run.checkpoint_every`",
     "Server": "`[server]`",
+    "Staleness": "`[staleness]`",
     "Execution": "`[execution]`",
     "Stop": "`[stop]`",
     "DataChoice": "`[data]`, with the options of the data set",
     "PopulationChoice": "`[population]`, with the options of the population",
+    "Link": "`[population.link]`",
+    "Windows": "`[population.windows]`",
+    "Diurnal": "`[population.diurnal]`",
+    "Arrival": "`[population.arrival]`",
     "Contender": "`[algorithms.<label>]`, with the options of the algorithm",
 }
 

@@ -11,7 +11,17 @@ import typer.main
 from headway.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = ["--json", "--out", "--overwrite", "--quiet", "--record", "--set", "-q", "config"]
+RUN = [
+    "--checkpoint-every",
+    "--json",
+    "--out",
+    "--overwrite",
+    "--quiet",
+    "--record",
+    "--set",
+    "-q",
+    "config",
+]
 
 COMMANDS = {
     "": ["--debug", "--install-completion", "--show-completion", "--version"],
@@ -23,7 +33,7 @@ COMMANDS = {
     "list": ["--json", "what"],
     "replay": ["--json", "run"],
     "report": ["--json", "--out", "runs"],
-    "simulate": RUN,
+    "simulate": sorted([*RUN, "--resume"]),
 }
 
 

@@ -19,6 +19,7 @@ PUBLIC = [
     "LocalTraining",
     "Result",
     "Server",
+    "SimulatedStaleness",
     "Task",
     "Update",
     "__version__",

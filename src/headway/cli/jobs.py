@@ -13,14 +13,18 @@ from typing import Any, final
 import torch
 
 from headway import config
+from headway.checkpoint import CheckpointStore
 from headway.config import Resolved
+from headway.config.problems import relocated
 from headway.core import Algorithm, Scheduler
 from headway.core.errors import ConfigurationError, RunFolderError
 from headway.data import Federated
 from headway.observe import Comparison, Observer, Result, RunFolder
+from headway.observe.folder import CHECKPOINTS
 from headway.simulation import simulate
 from headway.simulation.reference import reference_for
-from headway.simulation.resolve import check_measured, usable_device
+from headway.simulation.resolve import check_arrival, check_measured, drawn, usable_device
+from headway.simulation.resume import begins_anew
 from headway.task import Objective
 
 __all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
@@ -49,25 +53,43 @@ class Job:
     options: Mapping[str, Any]
     tree: Mapping[str, Any]
 
-    def run(self, folder: Path, observers: Sequence[Observer], *, overwrite: bool) -> Result:
+    def run(
+        self,
+        folder: Path,
+        observers: Sequence[Observer],
+        *,
+        overwrite: bool,
+        resume: bool = False,
+    ) -> Result:
         """Do it.
 
         Args:
             folder: The run folder to write.
             observers: Who watches.
             overwrite: Whether a run that is in the folder is replaced.
+            resume: Whether a run that is in the folder goes on.
         """
+        if resume and CheckpointStore(folder / CHECKPOINTS).numbers():
+            return self._simulate(folder, observers, resume=True)
+        # Without a checkpoint a run begins again, if it is this one.
+        overwrite = begins_anew(folder, self.tree) if resume else overwrite
         with _create(folder, self.tree, overwrite=overwrite) as run_folder:
-            return simulate(
-                self.task,
-                self.algorithm,
-                scheduler=self.scheduler,
-                seed=self.seed,
-                folder=run_folder,
-                observers=observers,
-                label=self.label,
-                **self.options,
-            )
+            return self._simulate(run_folder, observers)
+
+    def _simulate(
+        self, folder: Path | RunFolder, observers: Sequence[Observer], *, resume: bool = False
+    ) -> Result:
+        return simulate(
+            self.task,
+            self.algorithm,
+            scheduler=self.scheduler,
+            seed=self.seed,
+            folder=folder,
+            observers=observers,
+            label=self.label,
+            resume=resume,
+            **self.options,
+        )
 
 
 def plan(resolved: Resolved) -> Job:
@@ -182,20 +204,36 @@ def _job(
         "population": config.make_population(resolved, task.num_clients),
         "server": config.make_server(resolved),
         "execution": config.make_execution(resolved),
+        "staleness": config.make_staleness(resolved),
         "stop": config.make_stop(resolved),
         "evaluate_every": config.make_every(resolved),
+        "checkpoint_every": config.make_checkpoint_every(resolved),
         "device": usable_device(run.device, where=resolved.place(("run", "device"))),
         "record": run.record,
     }
     place: tuple[str, ...] = ("algorithm",) if label is None else ("algorithms", label)
     reference_for(task, algorithm, where=resolved.place(place))
     concurrency = config.check_clients(resolved, task, algorithm, label=label)
+    scheduler = config.make_scheduler(resolved, concurrency, label=label)
+    _check_conditions(resolved, algorithm, scheduler, options)
     return Job(
         label=label or algorithm.name,
         seed=resolved.config.seed if seed is None else seed,
         task=task,
         algorithm=algorithm,
-        scheduler=config.make_scheduler(resolved, concurrency, label=label),
+        scheduler=scheduler,
         options=options,
         tree=resolved.tree_of(label, seed),
     )
+
+
+def _check_conditions(
+    resolved: Resolved, algorithm: Algorithm, scheduler: Scheduler, options: Mapping[str, Any]
+) -> None:
+    """Find out whether an algorithm can run under what surrounds it."""
+    staleness = options["staleness"]
+    if staleness is not None:
+        with relocated(("staleness",), {}, resolved.place):
+            drawn(algorithm, staleness, scheduler)
+    with relocated(("population", "arrival"), {}, resolved.place):
+        check_arrival(algorithm, options["population"])

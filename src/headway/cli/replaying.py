@@ -15,6 +15,7 @@ from headway.core import replay as replay_events
 from headway.core.errors import ConfigurationError, LogError, ReplayMismatchError
 from headway.observe import LogHash, RunFolder, weights_hash
 from headway.simulation.reference import reference_for
+from headway.simulation.sampled import imposed
 
 __all__ = ["Replayed", "rebuild"]
 
@@ -121,6 +122,8 @@ def _server(folder: RunFolder, resolved: Resolved) -> Server:
     layout, buffers = _layout(folder, resolved), initial.buffers
     run: Any = resolved.config.run
     algorithm, reference = config.make_algorithm(resolved), None
+    if (staleness := config.make_staleness(resolved)) is not None:
+        algorithm = imposed(algorithm, staleness)
     if algorithm.needs.reference_gradient:
         task = config.make_task(resolved, config.make_data(resolved))
         reference = reference_for(task, algorithm)

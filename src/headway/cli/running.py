@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,11 +35,27 @@ Record = Annotated[
 ]
 
 
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="UPDATES",
+        help="Write a checkpoint after so many updates, to resume the run from.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in the folder from its newest checkpoint."),
+]
+
+
 def simulate(
     config: Config,
     out: Out = None,
     settings: Settings = None,
     record: Record = None,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -47,11 +64,13 @@ def simulate(
     from headway.cli.jobs import plan
     from headway.cli.progress import progress
 
-    resolved = _load(config, settings, record)
+    if resume:
+        out = _resumed(config, out, overwrite=overwrite)
+    resolved = _load(config, settings, record, checkpoint_every)
     job = plan(resolved)
     folder = out or free_folder(config)
     with progress([(job.label, job.seed)], silent=quiet or as_json) as observers:
-        result = job.run(folder, observers, overwrite=overwrite)
+        result = job.run(folder, observers, overwrite=overwrite, resume=resume)
     report = folder / "report.html"
     if as_json:
         say_json(_described(result, folder, report))
@@ -66,6 +85,7 @@ def compare(
     out: Out = None,
     settings: Settings = None,
     record: Record = None,
+    checkpoint_every: CheckpointEvery = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -75,7 +95,7 @@ def compare(
     from headway.cli.progress import progress
     from headway.simulation.interruption import interruptible
 
-    resolved = _load(config, settings, record)
+    resolved = _load(config, settings, record, checkpoint_every)
     jobs = plans(resolved)
     folder = out or free_folder(config)
     open_comparison(folder, resolved, overwrite=overwrite)
@@ -107,11 +127,35 @@ def compare(
     _end(results, folder, interrupted=ctrl_c.requested)
 
 
-def _load(config: Path, settings: list[str] | None, record: str | None) -> Resolved:
+def _load(
+    config: Path, settings: list[str] | None, record: str | None, checkpoint_every: str | None
+) -> Resolved:
     from headway.config import load
 
-    recording = [] if record is None else [f"run.record={record}"]
-    return load(config, assignments=[*(settings or ()), *recording])
+    options = {"run.record": record, "run.checkpoint_every": checkpoint_every}
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    return load(config, assignments=[*(settings or ()), *given])
+
+
+def _resumed(config: Path, out: Path | None, *, overwrite: bool) -> Path:
+    """The folder of the run that shall go on."""
+    from headway.core.errors import ConfigurationError
+
+    if overwrite:
+        raise ConfigurationError(
+            "a run cannot go on and be replaced",
+            got="--resume and --overwrite",
+            help="leave one of them out",
+        )
+    if out is None and not config.is_dir():
+        raise ConfigurationError(
+            "it is not said which run shall go on",
+            got=f"--resume with the file {config}",
+            expected="a run folder",
+            help=f"name it instead of the file, or pass --out: headway simulate {config} "
+            "--out RUN --resume",
+        )
+    return out or config
 
 
 def _described(result: Result, folder: Path, report: Path) -> dict[str, Any]:
@@ -156,10 +200,23 @@ def _row(row: Any) -> dict[str, Any]:
     return {**row._asdict(), "spread": row.spread._asdict() if row.spread else None}
 
 
+def _say_how_to_resume(result: Result) -> None:
+    from headway.checkpoint import CheckpointStore
+    from headway.observe.folder import CHECKPOINTS
+
+    run = result.folder
+    if run is None or not result.interrupted:
+        return
+    if CheckpointStore(run / CHECKPOINTS).numbers():
+        typer.echo(f"  resume  headway simulate {shlex.quote(str(run))} --resume", err=True)
+
+
 def _end(results: Sequence[Result], folder: Path, *, interrupted: bool = False) -> None:
     """Exit as the runs ended; what went wrong is said last, where it is seen."""
     if interrupted or any(result.interrupted for result in results):
         typer.echo(f"interrupted: {folder} holds everything up to here", err=True)
+        for result in results:
+            _say_how_to_resume(result)
         raise typer.Exit(130)
     failed = [r for r in results if r.stop_reason.startswith(("diverged", "stalled"))]
     for result in failed:

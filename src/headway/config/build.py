@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headway.config import values
@@ -15,20 +15,39 @@ from headway.core import Algorithm, Scheduler
 from headway.core.errors import ConfigurationError, UsageError
 from headway.data import Dataset, Federated, Partitioner, federated
 from headway.models import ModelFactory
-from headway.simulation import BusyServer, Every, Execution, Population, Stop, every, until
-from headway.simulation.population import with_dropout, with_slowdown
+from headway.simulation import (
+    BusyServer,
+    Every,
+    Execution,
+    Population,
+    SimulatedStaleness,
+    Stop,
+    every,
+    until,
+)
+from headway.simulation.population import (
+    with_arrival,
+    with_diurnal,
+    with_dropout,
+    with_link,
+    with_slowdown,
+    with_timeout,
+    with_windows,
+)
 from headway.simulation.stop import Target
 from headway.task import LocalTraining, Objective
 
 __all__ = [
     "check_clients",
     "make_algorithm",
+    "make_checkpoint_every",
     "make_data",
     "make_every",
     "make_execution",
     "make_population",
     "make_scheduler",
     "make_server",
+    "make_staleness",
     "make_stop",
     "make_target",
     "make_task",
@@ -150,11 +169,41 @@ def make_population(resolved: Resolved, num_clients: int) -> Population:
         options["num_clients"] = num_clients
     population: Population = _call(resolved, path, factory, options)
     with relocated(path, {"dropout": chosen.dropout}, resolved.place):
-        population = with_dropout(population, chosen.dropout) if chosen.dropout else population
+        if chosen.dropout or chosen.away_s is not None:
+            population = with_dropout(population, chosen.dropout, away_s=chosen.away_s)
     with relocated((*path, "slowdown"), {}, resolved.place):
-        return (
-            with_slowdown(population, _slowdown(chosen.slowdown)) if chosen.slowdown else population
+        if chosen.slowdown:
+            population = with_slowdown(population, _slowdown(chosen.slowdown))
+    return _surrounded(population, resolved)
+
+
+def _surrounded(population: Population, resolved: Resolved) -> Population:
+    """With the network, the hours, the patience and the arrivals that its tables say."""
+    chosen = resolved.config.population
+    if chosen.windows is not None and chosen.diurnal is not None:
+        raise ConfigurationError(
+            "clients have windows or daily hours, and not both",
+            where=resolved.place(("population", "diurnal")),
+            help="take out [population.windows] or [population.diurnal]",
         )
+    tables: list[tuple[str, Callable[..., Population]]] = [
+        ("link", with_link),
+        ("windows", _with_spans),
+        ("diurnal", with_diurnal),
+        ("arrival", with_arrival),
+    ]
+    for name, surround in tables:
+        section = getattr(chosen, name)
+        if section is not None:
+            with relocated(("population", name), section.model_dump(), resolved.place):
+                population = surround(population, **section.model_dump())
+    if chosen.timeout_s is not None:
+        population = with_timeout(population, chosen.timeout_s)
+    return population
+
+
+def _with_spans(population: Population, *, spans: Any, **options: Any) -> Population:
+    return with_windows(population, spans, **options)
 
 
 def check_clients(
@@ -213,6 +262,9 @@ def make_scheduler(
     """
     path: Path = ("scheduler",)
     choice = resolved.config.scheduler
+    if resolved.config.staleness is not None and concurrency is None:
+        # Where it is drawn, one job at a time is the only way.
+        concurrency = 1
     if label is not None and (own := resolved.config.algorithms[label].scheduler) is not None:
         path, choice = ("algorithms", label, "scheduler"), own
     factory = find("schedulers", choice.name)
@@ -246,6 +298,16 @@ def make_execution(resolved: Resolved) -> Execution:
         processes=asked.processes,
         compile=asked.compile,
     )
+
+
+def make_staleness(resolved: Resolved) -> SimulatedStaleness | None:
+    """Make how staleness is drawn; ``None`` if it emerges.
+
+    Args:
+        resolved: The configuration.
+    """
+    drawn = resolved.config.staleness
+    return None if drawn is None else SimulatedStaleness(max_staleness=drawn.max_staleness)
 
 
 def make_stop(resolved: Resolved) -> Stop:
@@ -284,6 +346,22 @@ def make_every(resolved: Resolved) -> Every:
     chosen = resolved.config.run.evaluate_every.model_dump(exclude_none=True)
     with relocated(("run", "evaluate_every"), {}, resolved.place):
         return every(**chosen)
+
+
+def make_checkpoint_every(resolved: Resolved) -> Every | None:
+    """Make the distance between checkpoints; ``None``: none are written.
+
+    Args:
+        resolved: The configuration.
+
+    Raises:
+        ConfigurationError: It is not exactly one.
+    """
+    chosen = resolved.config.run.checkpoint_every
+    if chosen is None:
+        return None
+    with relocated(("run", "checkpoint_every"), {}, resolved.place):
+        return every(**chosen.model_dump(exclude_none=True))
 
 
 def _model(resolved: Resolved, data: Federated) -> ModelFactory:

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 __all__ = ["Choice", "Config", "Section"]
 
@@ -77,12 +84,89 @@ class DataChoice(Choice):
     partition: Choice = Field(description="How the examples are divided among clients.")
 
 
+_NUMBERS = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}]}
+Numbers = Annotated[Any, WithJsonSchema(_NUMBERS)]
+"""One number, or a list with one for each client; who takes it checks it."""
+
+Leaving = Literal["finish", "lose"]
+_LEAVING = "What becomes of a job that outlasts its client's hours: it ends, or it is lost."
+
+
+class Link(Section):
+    """How clients are connected: what a job moves takes time."""
+
+    down_bps: Numbers = Field(
+        description="Bandwidth to the client, in bits per second: one number, or a list with one "
+        "for each client."
+    )
+    up_bps: Numbers = Field(description="Bandwidth from the client, likewise.")
+    latency_s: Numbers = Field(
+        default=0.0, description="What each way takes on top, in virtual seconds, likewise."
+    )
+
+
+class Windows(Section):
+    """When clients may start: a list of windows for each of them."""
+
+    spans: list[list[list[float]]] = Field(
+        description="For each client its [start, end] pairs in virtual seconds, such as "
+        "[[[0.0, 8.0]], [[12.0, 24.0]]]."
+    )
+    period_s: Numbers = Field(
+        default=None, description="After which they repeat; by default they come once."
+    )
+    leaving: Leaving = Field(default="finish", description=_LEAVING)
+
+
+class Diurnal(Section):
+    """When clients may start: some hours of each day, for each client its own."""
+
+    open_s: Positive = Field(description="How long each day, in virtual seconds.")
+    period_s: Positive = Field(default=86_400.0, description="Length of a day.")
+    spread: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0, description="Over which share of the day the beginnings lie."
+    )
+    leaving: Leaving = Field(default="finish", description=_LEAVING)
+
+
+class Arrival(Section):
+    """Clients that come by themselves, each for one job; at most `run.concurrency` train."""
+
+    rate_per_s: Positive = Field(description="How many in a virtual second, on average.")
+    process: Literal["poisson", "regular"] = Field(
+        default="poisson",
+        description="With exponential times between them, or one after each interval.",
+    )
+
+
 class PopulationChoice(Choice):
-    """How fast the clients are. Further keys are options of the population."""
+    """How fast the clients are, and when they are there. Further keys are its own options."""
 
     name: str = Field(default="constant", description="Which one.")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Probability that a job never returns."
+    )
+    away_s: Positive | None = Field(
+        default=None,
+        description="How long a client stays away after it dropped a job, in virtual seconds; by "
+        "default it asks for the next one at once.",
+    )
+    timeout_s: Positive | None = Field(
+        default=None,
+        description="How long the server waits for a job, in virtual seconds, until it gives it up; "
+        "by default for ever.",
+    )
+    link: Link | None = Field(
+        default=None, description="The network: a table with down_bps, up_bps and latency_s."
+    )
+    windows: Windows | None = Field(
+        default=None, description="When clients may start: a table with spans and period_s."
+    )
+    diurnal: Diurnal | None = Field(
+        default=None, description="When clients may start: a table with open_s, instead of windows."
+    )
+    arrival: Arrival | None = Field(
+        default=None, description="Clients that come by themselves: a table with rate_per_s."
     )
     slowdown: dict[str, Positive] = Field(
         default_factory=dict, description='Factors for single clients, such as { "0" = 5.0 }.'
@@ -115,7 +199,7 @@ class Target(Section):
 
 
 class Every(Section):
-    """The distance between two evaluations, by exactly one clock."""
+    """The distance between two evaluations or two checkpoints, by exactly one clock."""
 
     updates: Count | None = Field(default=None, description="After so many updates.")
     versions: Count | None = Field(default=None, description="After so many model changes.")
@@ -135,6 +219,11 @@ class Run(Section):
         description="The distance between evaluations: updates, or { versions = 10 } or "
         "{ virtual_time_s = 5.0 }.",
     )
+    checkpoint_every: Every | None = Field(
+        default=None,
+        description="The distance between checkpoints, likewise; by default none are written. With "
+        "them, `headway simulate RUN --resume` goes on with a run that was killed.",
+    )
     device: str = Field(default="cpu", description="Where models live and train.")
     record: Literal["nothing", "events", "payloads"] = Field(
         default="events",
@@ -146,7 +235,7 @@ class Run(Section):
         "bits between numbers of threads.",
     )
 
-    @field_validator("evaluate_every", mode="before")
+    @field_validator("evaluate_every", "checkpoint_every", mode="before")
     @classmethod
     def _bare_number(cls, value: Any) -> Any:
         is_number = isinstance(value, int) and not isinstance(value, bool)
@@ -164,6 +253,15 @@ class Server(Section):
         default="arrival",
         description="Which of those that wait is next: the first that came, the one with the "
         "highest base version (freshest), or of the client with most examples (priority).",
+    )
+
+
+class Staleness(Section):
+    """Staleness that is drawn, uniformly from 0 on, instead of emerging from the clients' times."""
+
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        description="The largest that is drawn, in versions. One client trains at a time, virtual "
+        "time says nothing, and the results are labelled."
     )
 
 
@@ -227,6 +325,7 @@ class Config(Section):
     )
     server: Server = Field(default=Server())
     execution: Execution = Field(default=Execution())
+    staleness: Staleness | None = Field(default=None)
     stop: Stop = Field(default=Stop())
     algorithm: Choice | None = Field(
         default=None,

@@ -37,6 +37,7 @@ _WORDS: Final[Mapping[str, str]] = {
 }
 _SHAPES: Final[Mapping[Path, str]] = {
     ("run", "evaluate_every"): "a number of updates, or a table such as { versions = 10 }",
+    ("run", "checkpoint_every"): "a number of updates, or a table such as { versions = 10 }",
 }
 """What a key takes that can be written in two ways."""
 

@@ -23,16 +23,21 @@ from headway.config.layers import (
 )
 from headway.config.lines import Path
 from headway.config.model import (
+    Arrival,
     Config,
     Contender,
     DataChoice,
+    Diurnal,
     Every,
     Execution,
+    Link,
     PopulationChoice,
     Run,
     Server,
+    Staleness,
     Stop,
     Target,
+    Windows,
 )
 from headway.config.problems import Place, first_problem, missing, unknown_option, wrong
 from headway.core.errors import ConfigurationError
@@ -56,11 +61,20 @@ _SECTIONS: Final[Mapping[Path, type]] = {
     ("target",): Target,
     ("run",): Run,
     ("run", "evaluate_every"): Every,
+    ("run", "checkpoint_every"): Every,
+    ("population", "link"): Link,
+    ("population", "windows"): Windows,
+    ("population", "diurnal"): Diurnal,
+    ("population", "arrival"): Arrival,
+    ("staleness",): Staleness,
     ("server",): Server,
     ("execution",): Execution,
     ("stop",): Stop,
     ("stop", "target"): Target,
 }
+_SURROUNDINGS: Final = ("link", "windows", "diurnal", "arrival")
+"""Tables of ``[population]``."""
+
 _LEARNING: Final = ("data", "model", "local")
 """Sections that belong to a model on data."""
 
@@ -270,10 +284,14 @@ def _complete(config: Config, place: Place) -> dict[str, Any]:
         **_choice(("population",), "populations", config.population, place),
         "dropout": config.population.dropout,
         "slowdown": config.population.slowdown or None,
+        "away_s": config.population.away_s,
+        "timeout_s": config.population.timeout_s,
+        **{name: _dumped(getattr(config.population, name)) for name in _SURROUNDINGS},
     }
     tree["run"] = _dumped(config.run)
     tree["scheduler"] = _choice(("scheduler",), "schedulers", config.scheduler, place)
     tree["execution"] = _dumped(config.execution)
+    tree["staleness"] = _dumped(config.staleness)
     tree |= {"server": _dumped(config.server), "stop": _dumped(config.stop)}
     if config.algorithm is not None:
         tree["algorithm"] = _choice(("algorithm",), "algorithms", config.algorithm, place)

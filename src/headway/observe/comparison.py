@@ -213,7 +213,12 @@ class Comparison:
         title = f"{first.task}, {first.num_clients:,} clients, {seeds} seeds: {goal}"
         if seeds == 1:
             title = title.replace("1 seeds", "1 seed, so no spread")
-        blocks = [[text.shorten(title, NARROW), ""], self._main_lines(), self._ratio_lines()]
+        blocks = [
+            [text.shorten(title, NARROW), ""],
+            self._main_lines(),
+            self._drawn_lines(),
+            self._ratio_lines(),
+        ]
         return "\n".join(line for block in blocks for line in block)
 
     def _complete(self, spreads: Mapping[str, Spread | None], label: str | None) -> Spread | None:
@@ -271,6 +276,21 @@ class Comparison:
         parts = [[0, 1, 2, 3], [0, *range(4, len(rows[0]))]]
         upper, lower = ([[row[place] for place in places] for row in rows] for places in parts)
         return [*text.columns(upper), "", *text.columns([row for row in lower if any(row)])]
+
+    def _drawn_lines(self) -> list[str]:
+        """Which staleness did not emerge: its virtual times stand beside others, and must not."""
+        drawn = {
+            label: results[0].simulated_staleness
+            for label, results in self.groups.items()
+            if results[0].simulated_staleness is not None
+        }
+        if not drawn:
+            return []
+        told = ", ".join(
+            f"{text.shorten(label, 22)} (0 to {most})" for label, most in drawn.items()
+        )
+        line = f"simulated staleness, one job at a time: {told}"
+        return ["", *textwrap.wrap(line, NARROW, subsequent_indent="  ")]
 
     def _ratio_lines(self) -> list[str]:
         if self.baseline is None or len(self.groups) < 2:

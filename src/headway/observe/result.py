@@ -36,6 +36,8 @@ class Result:
         settings: Its settings, a plain tree.
         task: The task's name.
         seed: The run's seed.
+        simulated_staleness: The largest staleness that was drawn, uniformly from 0 on, in a run
+            whose staleness did not emerge from the workers' times; ``None`` where it did.
         synchronous: Whether workers waited for each other.
         population: What the clients were like, a plain tree.
         concurrency: How many jobs could be in flight, ``None`` for no limit.
@@ -117,6 +119,7 @@ class Result:
     weights_hash: str
     server: dict[str, float] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
+    simulated_staleness: int | None = None
     label: str = ""
     interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -378,4 +381,7 @@ class Result:
         if self.max_staleness is None:
             return "no update was taken"
         median, tail = self.staleness_quantile(0.5), self.staleness_quantile(0.95)
-        return f"p50 {median}, p95 {tail}, max {self.max_staleness} versions"
+        told = f"p50 {median}, p95 {tail}, max {self.max_staleness} versions"
+        if self.simulated_staleness is None:
+            return told
+        return f"{told}; simulated: drawn from 0 to {self.simulated_staleness}"

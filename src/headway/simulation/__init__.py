@@ -11,6 +11,7 @@ from headway.simulation import population
 from headway.simulation.compare import Contender, compare
 from headway.simulation.execution import Execution
 from headway.simulation.population import Population
+from headway.simulation.sampled import SimulatedStaleness
 from headway.simulation.schedule import Every, every
 from headway.simulation.serving import BusyServer
 from headway.simulation.simulate import simulate
@@ -25,6 +26,7 @@ __all__ = [
     "Population",
     "Progress",
     "Result",
+    "SimulatedStaleness",
     "Stop",
     "Target",
     "compare",

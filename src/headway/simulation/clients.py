@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, final
 
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.simulation.arguments import check_count, check_number, check_positive
+from headway.simulation.arrival import Arrival
 from headway.simulation.availability import Availability
 from headway.simulation.laws import Law
 from headway.simulation.links import Link
@@ -49,6 +50,8 @@ class JobTimes(NamedTuple):
             job, in [0, 2**32); ``None``: it asks again at once.
         opens_s: ``(client, now) -> when it may start``; ``None``: always.
         closes_s: ``(client, now) -> when it leaves and loses its job``; ``None``: never.
+        timeout_s: How long the server waits for a job, in virtual seconds; ``None``: for ever.
+        arrival: How clients come by themselves; ``None``: they are all there, and asked for.
     """
 
     duration_s: Callable[[int, int, int], float]
@@ -57,6 +60,8 @@ class JobTimes(NamedTuple):
     away_s: Callable[[int, int], float] | None = None
     opens_s: Callable[[int, float], float] | None = None
     closes_s: Callable[[int, float], float] | None = None
+    timeout_s: float | None = None
+    arrival: Arrival | None = None
 
 
 @final
@@ -75,6 +80,8 @@ class Population:
         away: How long a client stays away after it dropped a job; ``None``: not at all.
         link: How long what a job moves travels; ``None``: no time.
         availability: When each client may start; ``None``: always.
+        timeout_s: How long the server waits for a job, in virtual seconds; ``None``: for ever.
+        arrival: How clients come by themselves; ``None``: they are all there, and asked for.
 
     Raises:
         ConfigurationError: If a value is outside its range.
@@ -97,6 +104,8 @@ class Population:
     away: Law | None = None
     link: Link | None = None
     availability: Availability | None = None
+    timeout_s: float | None = None
+    arrival: Arrival | None = None
 
     def __post_init__(self) -> None:
         where = f"population.{self.law.name}"
@@ -111,6 +120,9 @@ class Population:
             for client, factor in self.slowdown.items()
         }
         object.__setattr__(self, "slowdown", factors)
+        if self.timeout_s is not None:
+            timeout_s = check_positive("timeout_s", self.timeout_s, where=where)
+            object.__setattr__(self, "timeout_s", timeout_s)
         dropout = check_probability("dropout", self.dropout, where=where)
         object.__setattr__(self, "dropout", dropout)
 
@@ -174,7 +186,12 @@ class Population:
             True
         """
         draw = _per_job if self.per == "job" else _per_client
-        times = JobTimes(draw(self, seed), _dropouts(self, seed))
+        times = JobTimes(
+            draw(self, seed),
+            _dropouts(self, seed),
+            timeout_s=self.timeout_s,
+            arrival=self.arrival,
+        )
         if self.link is not None:
             times = times._replace(transfer_s=self.link.transfers(seed))
         if self.away is not None:
@@ -190,7 +207,7 @@ class Population:
 
         Returns:
             ``name``, the factory's arguments, and where they are set ``slowdown``, ``dropout``,
-            ``away``, ``link`` and ``availability``: without these,
+            ``away``, ``link``, ``availability``, ``timeout_s`` and ``arrival``: without these,
             ``POPULATIONS[name](**arguments)`` is this population.
 
         Example:
@@ -216,6 +233,10 @@ class Population:
             tree["link"] = self.link.describe()
         if self.availability is not None:
             tree["availability"] = self.availability.describe()
+        if self.timeout_s is not None:
+            tree["timeout_s"] = self.timeout_s
+        if self.arrival is not None:
+            tree["arrival"] = self.arrival.describe()
         return tree
 
     def _draw_s(self, key: int, client: int, dispatch: int) -> float:

@@ -26,6 +26,7 @@ _OPTIONS: Final = (
     "scheduler",
     "server",
     "execution",
+    "staleness",
     "evaluate_every",
     "device",
     "record",
@@ -78,7 +79,7 @@ def compare(
         folder: A folder for the comparison, with one run folder for each run.
         begun: Called with label and seed before each run.
         **options: As for :func:`simulate`: population, concurrency, scheduler, server,
-            execution, evaluate_every, device, record, observers.
+            execution, staleness, evaluate_every, device, record, observers.
 
     Returns:
         The results, with a table of means and spreads as its text.

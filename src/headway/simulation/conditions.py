@@ -9,13 +9,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from headway.core.errors import ConfigurationError
-from headway.simulation.arguments import check_number
+from headway.simulation.arguments import check_number, check_positive
+from headway.simulation.arrival import Arrival, Process
 from headway.simulation.availability import Diurnal, Leaving, Windows
 from headway.simulation.clients import Population, check_probability
 from headway.simulation.laws import Constant, Law
 from headway.simulation.links import Link
 
-__all__ = ["with_diurnal", "with_dropout", "with_link", "with_windows"]
+__all__ = [
+    "with_arrival",
+    "with_diurnal",
+    "with_dropout",
+    "with_link",
+    "with_timeout",
+    "with_windows",
+]
 
 
 def with_dropout(
@@ -87,6 +95,71 @@ def with_link(
     for length in link.lengths:
         _check_length("with_link", length, population)
     return replace(population, link=link)
+
+
+def with_timeout(population: Population, timeout_s: float) -> Population:
+    """Let the server give up jobs that take too long.
+
+    A job that is not back ``timeout_s`` after it was given out is lost then, and never trained. Its
+    client is there, and only slow: it asks for the next job at once. A job that comes back exactly
+    then still counts. What an update waits at a busy server does not count, what it travels does.
+
+    Args:
+        population: The clients; unchanged. An earlier timeout is replaced.
+        timeout_s: How long the server waits, in virtual seconds, above 0.
+
+    Returns:
+        The population that is waited for so long. A job that its client drops is missed after
+        ``timeout_s`` at the latest.
+
+    Raises:
+        ConfigurationError: If the value is outside its range.
+
+    Example:
+        >>> import headway as hw
+        >>> clients = hw.population.from_times([1.0, 9.0])
+        >>> result = hw.simulate(
+        ...     hw.tasks.quadratic(num_clients=2), hw.algorithms.fedasync(),
+        ...     population=with_timeout(clients, 5.0), stop=hw.until(virtual_time_s=20.0))
+        >>> result.counts["updates"], result.counts["lost:timed_out"]
+        (20, 4)
+    """
+    checked = check_positive("timeout_s", timeout_s, where="population.with_timeout")
+    return replace(population, timeout_s=checked)
+
+
+def with_arrival(
+    population: Population, *, rate_per_s: float, process: Process = "poisson"
+) -> Population:
+    """Let clients come by themselves, each for one job, instead of being asked for.
+
+    Whoever comes is a random one of those who are neither here nor away and may start now. One that
+    comes while ``concurrency`` jobs are in flight waits its turn; without a limit all start at once.
+    A job that the server cancels is begun anew by its client.
+
+    Args:
+        population: The clients; unchanged. An earlier arrival is replaced.
+        rate_per_s: How many come in a virtual second on average, above 0.
+        process: ``"poisson"``: the times between them are exponential. ``"regular"``: one comes
+            every ``1 / rate_per_s`` seconds, the first after the first interval.
+
+    Returns:
+        The population that comes by itself. With ``m`` seconds for a job on average,
+        ``rate_per_s * m`` jobs are in flight on average, as long as there are clients enough.
+
+    Raises:
+        ConfigurationError: If the rate is outside its range.
+
+    Example:
+        >>> import headway as hw
+        >>> clients = with_arrival(hw.population.constant(8), rate_per_s=2.0, process="regular")
+        >>> result = hw.simulate(
+        ...     hw.tasks.quadratic(num_clients=8), hw.algorithms.fedasync(), population=clients,
+        ...     stop=hw.until(virtual_time_s=10.0))
+        >>> result.counts["arrived"], result.updates  # each takes one second
+        (20, 18)
+    """
+    return replace(population, arrival=Arrival(rate_per_s=rate_per_s, process=process))
 
 
 def with_windows(
@@ -171,7 +244,8 @@ def _absence(away_s: float | Law) -> Law | None:
 
 
 def _tuple(value: float | Sequence[float] | Law) -> float | tuple[float, ...] | Law:
-    return tuple(value) if isinstance(value, Sequence) else value
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return tuple(value) if is_list else value  # type: ignore[arg-type,return-value]
 
 
 def _check_length(function: str, given: int, population: Population) -> None:

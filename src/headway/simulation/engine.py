@@ -10,40 +10,27 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
 import torch
 
-from headway.core import (
-    Algorithm,
-    Cancel,
-    Checkout,
-    Effect,
-    Noted,
-    Recording,
-    Scheduler,
-    Server,
-    Timer,
-    Update,
-    Wake,
-)
+from headway.core import Cancel, Checkout, Effect, Noted, Timer, Update, Wake
 from headway.observe import Point
 from headway.observe.tally import Tally
 from headway.simulation import saving
 from headway.simulation.attendance import Attendance
-from headway.simulation.execution import Execution, choose
-from headway.simulation.flight import Flight
+from headway.simulation.execution import choose
+from headway.simulation.flight import DROPPED, RETURNS, Flight
 from headway.simulation.links import moved_bytes
-from headway.simulation.population import Population, client_name
+from headway.simulation.population import client_name
 from headway.simulation.queue import COMPLETION, EVALUATION, LOSS, SERVED, TIMER, EventQueue
-from headway.simulation.reference import reference_for
 from headway.simulation.replicas import Replicas
-from headway.simulation.schedule import Every
-from headway.simulation.serving import BusyServer, Line
+from headway.simulation.serving import Line
+from headway.simulation.settings import Settings, server_for
 from headway.simulation.stop import Progress, Stop
-from headway.task import Assignment, Objective
+from headway.task import Assignment
 from headway.task.streams import Purpose, job_bits, stream_key
 
 __all__ = ["Engine", "Settings", "server_for"]
@@ -52,49 +39,9 @@ _REPORT_EVERY_S: Final = 0.2
 """Real seconds between two reports."""
 
 _PREFIX: Final = len("client-")
-_AUTO: Final = Execution()
 
 _HOPELESS: Final = 100
 """So many updates in a row that are not finite, and at least two per place in flight, end a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a run is made of, all of it resolved and checked."""
-
-    task: Objective
-    algorithm: Algorithm
-    population: Population
-    scheduler: Scheduler
-    stop: Stop
-    evaluate_every: Every
-    seed: int
-    device: torch.device
-    record: Recording
-    server: BusyServer | None = None
-    execution: Execution = _AUTO
-
-
-def server_for(settings: Settings) -> Server:
-    """Make the server of a run, as it is before anything has happened.
-
-    Replaying the run's log on it (:func:`headway.core.replay`) gives the run's model again.
-    """
-    start = settings.task.start(settings.seed, settings.device)
-    reference = reference_for(settings.task, settings.algorithm)
-    server = Server(
-        start.parameters,
-        settings.algorithm,
-        layout=start.layout,
-        scheduler=settings.scheduler,
-        buffers=start.buffers,
-        seed=settings.seed,
-        record=settings.record,
-        reference_gradient=reference,
-    )
-    if reference is not None:
-        reference.server = server
-    return server
 
 
 class Engine:
@@ -141,16 +88,21 @@ class Engine:
         self._reported = reported
         self._settled = settled
         self._times = settings.population.job_times(settings.seed)
-        self._attendance = Attendance.of(self._times, self.server, self.queue)
+        self.attendance = Attendance.of(
+            self._times, self.server, self.queue, self.clients, settings.seed
+        )
+        # Clients that come by themselves do one job each, and do not ask for another.
+        self._asks_again = settings.population.arrival is None
         self._training_key = stream_key(settings.seed, Purpose.TRAINING)
         self._flights: dict[int, Flight] = {}
         self._num_timers = 0
         self._can_drop = settings.population.dropout > 0.0
         self._tells_clients = bool(settings.algorithm.client)
-        # Only a view can send less than the model, and only then are replicas needed.
+        # Only a view of the algorithm's own can send less than the model, and only then are
+        # replicas needed.
         self._replicas = (
             None
-            if settings.algorithm.view is None
+            if settings.algorithm.view is None or settings.staleness is not None
             else Replicas(
                 self.server.parameters.clone(), self.server.layout, settings.algorithm.payload
             )
@@ -167,7 +119,10 @@ class Engine:
     def begin(self) -> None:
         """Measure the initial model, announce the clients, and dispatch the first jobs."""
         self.evaluate()
-        self._carry_out(self.server.register(map(client_name, self.clients), 0.0).effects)
+        if self._asks_again:
+            self._carry_out(self.server.register(map(client_name, self.clients), 0.0).effects)
+        elif self.attendance is not None:
+            self.attendance.begin()
         period = self.settings.evaluate_every.virtual_time_s
         if period is not None:
             self.queue.push(period, EVALUATION, 1)
@@ -182,7 +137,7 @@ class Engine:
 
     def _loop(self) -> None:
         server, queue, progress = self.server, self.queue, self.progress
-        attendance = self._attendance
+        attendance = self.attendance
         settled = self._settled
         period = self.settings.evaluate_every.virtual_time_s
         limit = self.settings.stop.virtual_time_s or inf
@@ -210,11 +165,11 @@ class Engine:
                 self._num_timers -= 1
                 self._carry_out(server.tick(when).effects)
                 self._look(arrived=False)
-            elif attendance is not None and priority == attendance.RETURN:
-                self._carry_out(attendance.back(item))
-            else:
+            elif priority == EVALUATION:
                 self.evaluate()
                 queue.push((item + 1) * (period or inf), EVALUATION, item + 1)
+            elif attendance is not None:
+                self._carry_out(attendance.happens(priority, item, when))
             if settled is not None and self._end is None:
                 settled(self)
 
@@ -328,7 +283,9 @@ class Engine:
             None,
         )
         update = tuple.__new__(Update, fields)
-        receipt = self.server.submit(update, now, again=True)
+        receipt = self.server.submit(update, now, again=self._asks_again)
+        if self.attendance is not None:
+            self.attendance.left(client)
         if self._tells_clients:
             self.trainer.receipt(client, receipt)
         if self._replicas is not None and receipt.answer is not None:
@@ -366,16 +323,16 @@ class Engine:
         name = flight.name
         self.tally.lose(flight.client, self._examples_done(flight, now), now - flight.dispatched_at)
         # The client has dropped this job, not out of the population: it asks again at once.
-        if self._attendance is None:
+        if self.attendance is None:
             reply = self.server.lose(name, now, again=True)
         else:
-            reply = self._attendance.lose(flight.client, job, now)
+            reply = self.attendance.lose(flight.client, job, now, flight.fate)
         self._carry_out(reply.effects)
         self._look(arrived=False)
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        if self._attendance is not None:
-            effects = self._attendance.admitted(effects, self.progress.virtual_time_s)
+        if self.attendance is not None:
+            effects = self.attendance.admitted(effects, self.progress.virtual_time_s)
         for effect in effects:
             if type(effect) is Wake:
                 self._check_out(effect.worker, self.progress.virtual_time_s)
@@ -409,15 +366,15 @@ class Engine:
         fields: Any = (client, parameters, ticket.buffers, ticket.work, seed)
         if ticket.parameters is not None:
             tally.send(ticket.parameters, ticket.buffers)
-        priority = LOSS if self._can_drop and self._times.drops(client, number) else COMPLETION
+        fate = DROPPED if self._can_drop and self._times.drops(client, number) else RETURNS
         due_s = now + duration_s
-        if self._attendance is not None:
-            due_s, priority = self._attendance.due(client, now, due_s, priority)
-        if priority == COMPLETION:
+        if self.attendance is not None:
+            due_s, fate = self.attendance.due(client, now, due_s, fate)
+        if fate == RETURNS:
             # One that will be lost is never trained.
             self.executor.begin(job, tuple.__new__(Assignment, fields), due_s)
-        handle = self.queue.push(due_s, priority, job)
-        flight: Any = (client, name, ticket.version, ticket.work, now, duration_s, handle)
+        handle = self.queue.push(due_s, COMPLETION if fate == RETURNS else LOSS, job)
+        flight: Any = (client, name, ticket.version, ticket.work, now, duration_s, handle, fate)
         flights = self._flights
         flights[job] = tuple.__new__(Flight, flight)
         if len(flights) > tally.peak_in_flight:

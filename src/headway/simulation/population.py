@@ -22,7 +22,14 @@ from headway.simulation.clients import (
     client_index,
     client_name,
 )
-from headway.simulation.conditions import with_diurnal, with_dropout, with_link, with_windows
+from headway.simulation.conditions import (
+    with_arrival,
+    with_diurnal,
+    with_dropout,
+    with_link,
+    with_timeout,
+    with_windows,
+)
 from headway.simulation.traces import from_fedscale, from_file, from_table
 
 __all__ = [
@@ -41,10 +48,12 @@ __all__ = [
     "lognormal",
     "pareto",
     "uniform",
+    "with_arrival",
     "with_diurnal",
     "with_dropout",
     "with_link",
     "with_slowdown",
+    "with_timeout",
     "with_windows",
 ]
 

@@ -13,7 +13,16 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, final
 
 from headway.core.errors import HeadwayError, StateError
 
-__all__ = ["COMPLETION", "EVALUATION", "LOSS", "RETURN", "SERVED", "TIMER", "EventQueue"]
+__all__ = [
+    "ARRIVAL",
+    "COMPLETION",
+    "EVALUATION",
+    "LOSS",
+    "RETURN",
+    "SERVED",
+    "TIMER",
+    "EventQueue",
+]
 
 COMPLETION: Final = 0
 """A job comes back. First, so that an update which arrives exactly at a deadline still counts."""
@@ -34,6 +43,9 @@ EVALUATION: Final = 4
 
 RETURN: Final = 5
 """A client that was away may start again. After all that the server does at that time."""
+
+ARRIVAL: Final = 6
+"""A client comes by itself. Last: who comes back at this time may be the one that comes."""
 
 T = TypeVar("T")
 

@@ -11,24 +11,35 @@ from typing import Any, Final
 import torch
 
 from headway.algorithms.schedulers import SCHEDULERS
-from headway.core import Algorithm, Bulk, RandomOrder, Recording, Scheduler
+from headway.core import (
+    Algorithm,
+    Bulk,
+    CancelStale,
+    RandomOrder,
+    Recording,
+    Scheduler,
+    StaleSynchronous,
+)
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.observe import Observer
-from headway.simulation.engine import Settings
 from headway.simulation.execution import Execution
 from headway.simulation.population import Population, constant
 from headway.simulation.reference import reference_for
+from headway.simulation.sampled import SimulatedStaleness, imposed
 from headway.simulation.schedule import Every, as_every
 from headway.simulation.serving import BusyServer
+from headway.simulation.settings import Settings
 from headway.simulation.stop import Stop, Target
 from headway.task import Objective
 
 __all__ = [
+    "check_arrival",
     "check_kind",
     "check_measured",
     "check_observers",
     "check_seed",
     "describe",
+    "drawn",
     "plain",
     "resolve",
     "structured",
@@ -80,6 +91,7 @@ def resolve(
     scheduler: Scheduler | None = None,
     server: BusyServer | None = None,
     execution: Execution | None = None,
+    staleness: SimulatedStaleness | None = None,
     evaluate_every: Every | int = 100,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -120,8 +132,13 @@ def resolve(
         )
     check_observers(observers)
     if scheduler is None:
-        scheduler = RandomOrder(concurrency=concurrency)
+        # Where it is drawn, one job at a time is the only way.
+        one = 1 if staleness is not None and concurrency is None else concurrency
+        scheduler = RandomOrder(concurrency=one)
     _check_scheduler(scheduler)
+    if staleness is not None:
+        algorithm = drawn(algorithm, staleness, scheduler)
+    check_arrival(algorithm, population)
     if server is not None:
         check_kind("server", server)
     if execution is not None:
@@ -140,6 +157,7 @@ def resolve(
         record=record,
         server=server,
         execution=execution or Execution(),
+        staleness=staleness,
     )
 
 
@@ -179,6 +197,51 @@ def _check_scheduler(scheduler: object) -> None:
             got=repr(scheduler),
             expected=", ".join(methods),
             help="make one, for example headway.schedulers.RoundRobin(concurrency=10)",
+        )
+
+
+def drawn(algorithm: Algorithm, staleness: SimulatedStaleness, scheduler: Scheduler) -> Algorithm:
+    """The algorithm with simulated staleness, where that makes sense.
+
+    Args:
+        algorithm: Asynchronous, and it sends its present model.
+        staleness: What is drawn.
+        scheduler: Of the run.
+
+    Raises:
+        ArgumentTypeError: ``staleness`` is something else.
+        ConfigurationError: It makes no sense for this algorithm, or with more jobs than one.
+    """
+    made = imposed(algorithm, staleness)
+    if scheduler.concurrency != 1:
+        raise ConfigurationError(
+            "simulated staleness lets one client train at a time",
+            where="simulate(staleness=...)",
+            got=f"concurrency {scheduler.concurrency}",
+            expected="1: with more, what emerges would be added to what is drawn",
+            help="leave concurrency out, or leave staleness out and let it emerge",
+        )
+    return made
+
+
+def check_arrival(algorithm: Algorithm, population: Population) -> None:
+    """Refuse an algorithm that would wait for clients that come once.
+
+    Args:
+        algorithm: What an update is worth.
+        population: Whose clients may come by themselves.
+
+    Raises:
+        ConfigurationError: It waits for its slowest worker.
+    """
+    gate = algorithm.gate.gate if isinstance(algorithm.gate, CancelStale) else algorithm.gate
+    if population.arrival is not None and isinstance(gate, StaleSynchronous):
+        raise ConfigurationError(
+            f"`{algorithm.name}` waits for its slowest worker, and one that came once may not return",
+            where="population.with_arrival",
+            got=repr(gate),
+            expected="an algorithm that waits for nobody in particular",
+            help="take the arrival out of the population, or choose another algorithm",
         )
 
 
@@ -225,6 +288,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         "execution": structured(asdict(settings.execution)),
         "scheduler": _scheduler(settings.scheduler),
         **_server(settings.server),
+        **({} if settings.staleness is None else {"staleness": asdict(settings.staleness)}),
         "stop": structured(stop),
         "algorithm": {"name": algorithm.name, **structured(algorithm.settings)},
     }

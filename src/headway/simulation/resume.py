@@ -22,9 +22,10 @@ from headway.core.errors import (
 from headway.core.events import Event
 from headway.observe import LogHash, Result, RunFolder, strict, toml, weights_hash
 from headway.observe.folder import CHECKPOINTS
-from headway.simulation.engine import Engine, Settings
+from headway.simulation.engine import Engine
 from headway.simulation.resolve import describe
 from headway.simulation.schedule import Every, as_every
+from headway.simulation.settings import Settings
 from headway.simulation.stop import Progress
 from headway.task.fingerprint import Fingerprinted
 
@@ -175,12 +176,12 @@ def find(folder: str | Path | RunFolder | None, settings: Settings) -> Saved | R
     return _ended(path) or saved
 
 
-def begins_anew(path: Path, settings: Settings) -> bool:
+def begins_anew(path: Path, about: Mapping[str, Any]) -> bool:
     """Whether a run that never came to a checkpoint lies here, and may be replaced by itself.
 
     Args:
         path: The folder.
-        settings: What shall be run.
+        about: What shall be run, as the folder's configuration would say it.
 
     Raises:
         ConfigurationError: The run in the folder is another one.
@@ -189,7 +190,8 @@ def begins_anew(path: Path, settings: Settings) -> bool:
     if not path.is_dir() or not any(path.iterdir()):
         return False
     folder = RunFolder.open(path)
-    _check_same(folder.config(), tomllib.loads(toml.dumps(describe(settings))), path)
+    asked = tomllib.loads(toml.dumps(about))
+    _check_same(_essence(folder.config()), _essence(asked), path)
     if folder.has_result:
         raise CheckpointError(
             "the run in this folder has ended, and left no checkpoint to go on from",
@@ -230,6 +232,12 @@ def _ended(path: Path) -> Result | None:
     result = Result.load(path)
     unfinished = result.interrupted or result.stop_reason.startswith("failed")
     return None if unfinished else result
+
+
+def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what may be another when a run goes on."""
+    run = {k: v for k, v in config.get("run", {}).items() if k != "checkpoint_every"}
+    return {**config, "run": run}
 
 
 def _check_same(told: Any, asked: Any, path: Path) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump", "load"]
 
-_FORM: Final = 1
+_FORM: Final = 2
 
 
 def dump(engine: Engine) -> dict[str, Any]:
@@ -104,6 +104,7 @@ def _parts(engine: Engine) -> dict[str, Stateful]:
         "population": engine._times,
         "replicas": engine._replicas,
         "line": engine.line,
+        "attendance": engine.attendance,
     }
     return {name: part for name, part in parts.items() if isinstance(part, Stateful)}
 

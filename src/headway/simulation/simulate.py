@@ -22,14 +22,16 @@ from headway.observe import (
 )
 from headway.observe.folder import REPORT
 from headway.observe.observer import Interruptible
-from headway.simulation.engine import Engine, Settings
+from headway.simulation.engine import Engine
 from headway.simulation.execution import Execution
 from headway.simulation.interruption import interruptible
 from headway.simulation.population import Population
 from headway.simulation.resolve import describe, plain, resolve
 from headway.simulation.resume import Checkpoints, Saved, begins_anew, find, reread
+from headway.simulation.sampled import SimulatedStaleness
 from headway.simulation.schedule import Every
 from headway.simulation.serving import BusyServer
+from headway.simulation.settings import Settings
 from headway.simulation.stop import Stop
 from headway.task import Objective
 
@@ -49,6 +51,7 @@ def simulate(
     scheduler: Scheduler | None = None,
     server: BusyServer | None = None,
     execution: Execution | None = None,
+    staleness: SimulatedStaleness | None = None,
     evaluate_every: Every | int = 100,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -76,6 +79,8 @@ def simulate(
             by default it takes no time. See :class:`headway.BusyServer`.
         execution: How clients are trained: one by one or in groups, in one process or several; by
             default by the model's size. See :class:`headway.Execution`.
+        staleness: Drawn instead of emerging, with one client at a time; see
+            :class:`headway.SimulatedStaleness`. By default it emerges from the clients' times.
         evaluate_every: The distance between evaluations; a bare number counts arrived updates.
         seed: Of every random stream of the run; in [0, 2**63).
         device: Where models live and train.
@@ -122,6 +127,7 @@ def simulate(
         scheduler=scheduler,
         server=server,
         execution=execution,
+        staleness=staleness,
         evaluate_every=evaluate_every,
         seed=seed,
         device=device,
@@ -158,7 +164,7 @@ def _open(
         return folder
     if saved is not None:
         return RunFolder.reopen(folder, saved.mark)
-    overwrite = resume and begins_anew(Path(folder), settings)
+    overwrite = resume and begins_anew(Path(folder), describe(settings))
     return RunFolder.create(folder, describe(settings), overwrite=overwrite)
 
 
@@ -331,7 +337,12 @@ def _about(settings: Settings, label: str) -> dict[str, Any]:
         "population": settings.population.describe(),
         "concurrency": settings.scheduler.concurrency,
         "num_clients": settings.task.num_clients,
+        "simulated_staleness": _drawn(settings),
     }
+
+
+def _drawn(settings: Settings) -> int | None:
+    return None if settings.staleness is None else settings.staleness.max_staleness
 
 
 def _result(engine: Engine, reason: str, label: str) -> Result:
@@ -372,6 +383,7 @@ def _counts(engine: Engine) -> dict[str, int]:
         **{name: counts[name] for name in names},
         "unapplied": engine.tally.unapplied,
         **{f"rejected:{reason}": count for reason, count in sorted(reasons.items())},
+        **({} if engine.attendance is None else engine.attendance.counts()),
     }
 
 
@@ -406,6 +418,12 @@ def _warnings(engine: Engine, reason: str) -> list[str]:
         warnings.append(
             f"over_selection wants {gate.num_started:,} clients in a round of {gate.cohort:,}, and "
             f"at most {able:,} can train at the same time"
+        )
+    visits = None if engine.attendance is None else engine.attendance.visits
+    if visits is not None and visits.num_missed:
+        warnings.append(
+            f"{visits.num_missed:,} of {visits.number:,} times when a client was to come, none could: "
+            "fewer came than the rate says"
         )
     if without:
         warnings.append(f"{without} clients have no data and never train")

@@ -71,6 +71,9 @@ class Purpose:
     LATENCY: Final = 9
     AWAY: Final = 10
     DAY: Final = 11
+    ARRIVAL: Final = 12
+    COMER: Final = 13
+    STALENESS: Final = 14
 
 
 def _output(state: int, position: int) -> int:

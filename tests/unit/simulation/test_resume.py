@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 import headway as hw
 from headway.checkpoint import CheckpointDamagedWarning, CheckpointStore
@@ -24,7 +25,7 @@ from headway.core.errors import (
 )
 from headway.observe import RunFolder, log_hash
 from headway.simulation import every, until
-from tests.simulation_kit import Chase, perceptron_task
+from tests.simulation_kit import Chase, arrivals, perceptron_task
 
 TASK = hw.tasks.quadratic(dim=6, num_clients=8, noise=0.1)
 SPEEDS = hw.population.lognormal(8, median_s=2.0, sigma=0.7)
@@ -96,6 +97,41 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path, at, check
     result = run(tmp_path, resume=True, checkpoint_every=checkpoint_every)
     assert_same(result, undisturbed)
     assert (tmp_path / "report.html").is_file()
+
+
+COMING = hw.population.with_arrival(SPEEDS, rate_per_s=2.0)
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "arrival": {"population": COMING},
+    "arrival in line": {"population": COMING, "concurrency": 2},
+    "arrival, drop-out and hours": {
+        "population": hw.population.with_diurnal(
+            hw.population.with_dropout(COMING, 0.2, away_s=4.0), open_s=9.0, period_s=12.0
+        )
+    },
+    "timeout": {"population": hw.population.with_timeout(SPEEDS, 2.5)},
+    "simulated staleness": {"staleness": hw.SimulatedStaleness(max_staleness=5)},
+}
+
+
+@pytest.mark.parametrize("at", [2, 6])
+@pytest.mark.parametrize("mode", ["one_by_one", "groups"])
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_whatever_surrounds_the_clients_goes_on_too(tmp_path, name, mode, at):
+    options = {"task": perceptron_task(sizes=(9, 8, 3, 9, 7, 8, 5, 4)), **CONDITIONS[name]}
+    options["execution"] = hw.Execution(mode=mode)
+    undisturbed = run(**options)
+    killed(tmp_path, at, **options)
+    assert_same(run(tmp_path, resume=True, **options), undisturbed)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_groups_train_as_one_by_one_whatever_surrounds_the_clients(name):
+    options = {"task": perceptron_task(sizes=(9, 8, 3, 9, 7, 8, 5, 4)), **CONDITIONS[name]}
+    one, many = (run(**options, execution=hw.Execution(mode=m)) for m in ("one_by_one", "groups"))
+    # The same arrivals at the same times; the numbers differ in their last digits.
+    assert [e[:9] for e in arrivals(one.events)] == [e[:9] for e in arrivals(many.events)]
+    assert one.counts == many.counts
+    torch.testing.assert_close(one.parameters, many.parameters, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_too(tmp_path):

@@ -278,7 +278,7 @@ def test_the_clock_on_the_wall_goes_on():
     "damage",
     [
         lambda state: state.pop("queue"),
-        lambda state: state.update(form=2),
+        lambda state: state.update(form=99),
         lambda state: state["flights"].append([1, 2]),
         lambda state: state["executor"]["pending"].append([99, [0, [None] * 6, 1]]),
         lambda state: state["parts"].pop("trainer"),

@@ -59,6 +59,7 @@ def _group(group: Group) -> Html:
         "algorithm": run.algorithm,
         **dict(flatten(run.settings)),
         "kind": "synchronous" if run.synchronous else "asynchronous",
+        **_drawn(run),
         "task": run.task,
         "clients": f"{run.num_clients:,}",
         "in flight at most": "no limit" if run.concurrency is None else f"{run.concurrency:,}",
@@ -71,6 +72,11 @@ def _group(group: Group) -> Html:
         element("h3", "Runs"),
         _runs(group),
     )
+
+
+def _drawn(run: Result) -> dict[str, str]:
+    most = run.simulated_staleness
+    return {} if most is None else {"staleness": f"simulated: drawn from 0 to {most}"}
 
 
 def _runs(group: Group) -> Html:

@@ -147,6 +147,7 @@ def _differences(result: Result) -> dict[str, str]:
         "clients": str(result.num_clients),
         "concurrency": str(result.concurrency),
         "synchronous": str(result.synchronous),
+        "simulated staleness": str(result.simulated_staleness),
         **dict(flatten(result.settings)),
         **dict(flatten(result.population, "population.")),
     }

@@ -84,7 +84,9 @@ def summary(groups: Sequence[Group], goal: Goal | None) -> Html:
 
 def _kind(group: Group) -> Html:
     kind = "synchronous" if group.synchronous else "asynchronous"
-    return element("span", f"{kind}, {group.seeds_text}", class_="small")
+    drawn = group.runs[0].simulated_staleness
+    label = "" if drawn is None else f", simulated staleness 0 to {drawn}"
+    return element("span", f"{kind}{label}, {group.seeds_text}", class_="small")
 
 
 def _heading(title: str, columns: int) -> Html:
