@@ -30,9 +30,21 @@ SHORT = {
         "one thread",
     ),
     "local_training": (["--seconds", "0.02"], "jobs/s"),
+    "million_clients": (
+        ["--kinds", "mlp", "--clients", "20", "60", "--concurrency", "10", "--checkpoint"],
+        "bytes_per_client",
+    ),
     "null_model": (
         ["--clients", "100", "1000", "--completions", "500", "--repeats", "1"],
         "completions/s",
+    ),
+    # The peers are looked for where they cannot be.
+    "peers": (
+        [
+            *["--models", "60-16-10", "--eager", "--cores", "1"],
+            *["--repeats", "1", "--rounds", "1", "--folder", "nowhere"],
+        ],
+        "not installed",
     ),
     "server_apply": (["--sizes", "1000", "20000", "--repeats", "2"], "GB/s"),
 }
