@@ -2,15 +2,17 @@
 
 They are started by spawn, never by fork: a forked process with torch's threads in it can fail. The
 models and the results lie in shared memory, the rest goes through a pipe. The calling process takes
-its share of each group itself.
+its share of each group itself: the jobs that are due first, so that it can go on with the simulation
+while the others are at work.
 """
 
 from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "grouping", "many"]
 
 _FIRST_ROWS = 16
+_OWN_SHARE = 0.8
+"""The calling process's share, with others' 1: it has the simulation to run besides."""
 
 
 class _Order(NamedTuple):
-    """A job for another process; its model stands in row ``row`` of the shared matrix."""
+    """A job for another process; its model stands in row ``row`` of the shared models."""
 
     row: int
     client: int
@@ -44,7 +48,7 @@ class _Order(NamedTuple):
 
 
 class _Report(NamedTuple):
-    """What came of it; the payload stands in the row where the model stood."""
+    """What came of it; the payloads stand in their own matrix, in the order of the jobs."""
 
     num_examples: int
     num_processed: int
@@ -123,6 +127,7 @@ class Crew:
         self._empty = start.new_empty(0)
         self._num_params = start.numel()
         self._hands: list[_Hand] = []
+        self._open: tuple[_Results, list[range]] | None = None
         try:
             for index in range(1, num_processes):
                 self._hands.append(_Hand(task, algorithm, groups, compiled, index))
@@ -133,30 +138,83 @@ class Crew:
             self.close()
             raise
 
-    def __call__(self, assignments: Sequence[Assignment]) -> list[LocalResult]:
-        """Train a group: the results in the order of the assignments."""
-        num = len(self._hands) + 1
-        # Dealt out like cards, so that each gets jobs that are due early.
-        shares = [range(first, len(assignments), num) for first in range(num)]
+    def __call__(self, assignments: Sequence[Assignment]) -> Sequence[LocalResult]:
+        """Train a group: the results in the order of the assignments.
+
+        Those of the other processes are waited for when they are asked for, or when the next group
+        comes; an error there is raised then.
+
+        Args:
+            assignments: At least one; those that are needed first come first.
+        """
+        self._collect()
+        shares = _shares(len(assignments), len(self._hands))
+        results = _Results(len(assignments), self._collect)
         for hand, share in zip(self._hands, shares[1:], strict=True):
             hand.send([assignments[index] for index in share], self._num_params, self._empty)
-        results: list[LocalResult | None] = [None] * len(assignments)
+        self._open = results, shares
         try:
-            done = [self._own([assignments[index] for index in shares[0]])]
+            own = self._own([assignments[index] for index in shares[0]])
         except BaseException:
             # Their answers must not be taken for those of the next group.
             self.close()
             raise
-        done += [hand.receive() for hand in self._hands]
-        for share, found in zip(shares, done, strict=True):
-            for index, result in zip(share, found, strict=True):
-                results[index] = result
-        return [result for result in results if result is not None]
+        results.put(shares[0], own)
+        return results
+
+    def _collect(self) -> None:
+        """Wait for what the others were given last."""
+        if self._open is None:
+            return
+        (results, shares), self._open = self._open, None
+        failure: BaseException | None = None
+        for hand, share in zip(self._hands, shares[1:], strict=True):
+            try:
+                results.put(share, hand.receive())
+            except Exception as error:  # noqa: BLE001 (the others' answers are to be read first)
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    @property
+    def not_compiled(self) -> str | None:
+        """Why another process did not compile though it was asked to; ``None``: it did."""
+        return next((hand.not_compiled for hand in self._hands if hand.not_compiled), None)
 
     def close(self) -> None:
         """End the other processes."""
+        self._open = None
         while self._hands:
             self._hands.pop().close()
+
+
+def _shares(count: int, num_hands: int) -> list[range]:
+    """Which jobs each process does, the calling one first."""
+    first = min(count, max(1, round(count * _OWN_SHARE / (_OWN_SHARE + num_hands))))
+    bounds = [first + (count - first) * hand // num_hands for hand in range(num_hands + 1)]
+    return [range(first), *(range(low, high) for low, high in pairwise(bounds))]
+
+
+class _Results(Sequence[LocalResult]):
+    """Results of a group, some of which are still to come."""
+
+    def __init__(self, count: int, collect: Callable[[], None]) -> None:
+        self._found: list[LocalResult | None] = [None] * count
+        self._collect = collect
+
+    def put(self, share: range, results: Sequence[LocalResult]) -> None:
+        for index, result in zip(share, results, strict=True):
+            self._found[index] = result
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._found[index] is None:
+            self._collect()
+        result = self._found[index]
+        assert result is not None, "an error has ended this group"
+        return result
 
 
 class _Hand:
@@ -185,8 +243,10 @@ class _Hand:
             raise _not_sendable(error) from error
         finally:
             theirs.close()
-        self._matrix: Tensor | None = None
+        self._models: Tensor | None = None
+        self._payloads: Tensor | None = None
         self._count = 0
+        self.not_compiled: str | None = None
 
     def wait(self) -> None:
         """Until it has started."""
@@ -205,20 +265,19 @@ class _Hand:
         self._count = len(assignments)
         if not assignments:
             return
-        fresh = self._matrix is None or len(self._matrix) < self._count
-        if fresh:
-            rows = max(_FIRST_ROWS, self._count)
-            self._matrix = like.new_empty(rows, num_params).share_memory_()
-        matrix = self._matrix
-        assert matrix is not None
-        orders = []
-        for row, assignment in enumerate(assignments):
-            matrix[row].copy_(assignment.parameters)
-            buffers = _packed(assignment.buffers)
-            work = tuple(assignment.work)
-            orders.append(_Order(row, assignment.client, work, assignment.seed, buffers))
+        # Jobs that were dispatched together start from one and the same tensor.
+        distinct = {id(assignment.parameters): assignment.parameters for assignment in assignments}
+        row_of = {key: row for row, key in enumerate(distinct)}
+        models, self._models = _room(self._models, len(distinct), num_params, like)
+        payloads, self._payloads = _room(self._payloads, self._count, num_params, like)
+        for row, parameters in zip(self._models, distinct.values(), strict=False):
+            row.copy_(parameters)
+        orders = [
+            _Order(row_of[id(a.parameters)], a.client, tuple(a.work), a.seed, _packed(a.buffers))
+            for a in assignments
+        ]
         try:
-            self._pipe.send((matrix if fresh else None, orders))
+            self._pipe.send((models, payloads, orders))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._died() from error
 
@@ -226,16 +285,16 @@ class _Hand:
         if not self._count:
             return []
         try:
-            reports = self._pipe.recv()
+            answer = self._pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._died() from error
-        if isinstance(reports, BaseException):
-            raise reports
-        matrix = self._matrix
-        assert matrix is not None
+        if isinstance(answer, BaseException):
+            raise answer
+        reports, self.not_compiled = answer
+        assert self._payloads is not None
         # One copy for the group: the rows are written again with the next one.
-        payloads = matrix[: self._count].clone()
-        return [_result(payloads[row], report) for row, report in enumerate(reports)]
+        payloads = self._payloads[: self._count].clone()
+        return [_result(*pair) for pair in zip(payloads, reports, strict=True)]
 
     def close(self) -> None:
         self._pipe.close()
@@ -272,33 +331,67 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     pipe.send("ready")
-    matrix: Tensor | None = None
-    train: TrainMany | None = None
+    models: Tensor | None = None
+    payloads: Tensor | None = None
+    train: _Train | None = None
     with suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
-            fresh, orders = pipe.recv()
-            matrix = matrix if fresh is None else fresh
-            assert matrix is not None
+            fresh_models, fresh_payloads, orders = pipe.recv()
+            models = models if fresh_models is None else fresh_models
+            payloads = payloads if fresh_payloads is None else fresh_payloads
+            assert models is not None
+            assert payloads is not None
             try:
                 if train is None:
-                    cpu = torch.device("cpu")
-                    train = many(task, algorithm, cpu, groups=groups, compiled=compiled)
-                pipe.send(_do(orders, matrix, train))
+                    train = _Train(task, algorithm, groups, compiled)
+                pipe.send((_do(orders, models, payloads, train), train.not_compiled))
             except Exception as error:  # noqa: BLE001 (it is raised on the other side)
                 error.add_note(traceback.format_exc())
                 pipe.send(error)
 
 
-def _do(orders: list[_Order], matrix: Tensor, train: TrainMany) -> list[_Report]:
+class _Train:
+    """What trains in the other process, with its payloads in shared memory where it can."""
+
+    def __init__(self, task: Objective, algorithm: Algorithm, groups: bool, compiled: bool) -> None:
+        cpu = torch.device("cpu")
+        self._trainer = grouping(task, algorithm, cpu, compiled=compiled) if groups else None
+        self._alone = None if groups else many(task, algorithm, cpu, groups=False)
+
+    @property
+    def not_compiled(self) -> str | None:
+        return None if self._trainer is None else self._trainer.not_compiled
+
+    def __call__(self, assignments: list[Assignment], into: Tensor) -> Sequence[LocalResult]:
+        if self._trainer is not None:
+            return self._trainer.train(assignments, into)  # type: ignore[no-any-return]
+        assert self._alone is not None
+        return self._alone(assignments)
+
+
+def _room(
+    held: Tensor | None, rows: int, num_params: int, like: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """A shared matrix of so many rows: what the other process has to be told, and what there is."""
+    if held is not None and len(held) >= rows:
+        return None, held
+    fresh = like.new_empty(max(_FIRST_ROWS, rows), num_params).share_memory_()
+    return fresh, fresh
+
+
+def _do(orders: list[_Order], models: Tensor, payloads: Tensor, train: _Train) -> list[_Report]:
+    given = models.unbind()
     results = train(
         [
-            Assignment(o.client, matrix[o.row], _unpacked(o.buffers), WorkOrder(*o.work), o.seed)
+            Assignment(o.client, given[o.row], _unpacked(o.buffers), WorkOrder(*o.work), o.seed)
             for o in orders
-        ]
+        ],
+        payloads[: len(orders)],
     )
     reports = []
-    for order, result in zip(orders, results, strict=True):
-        matrix[order.row].copy_(result.payload)
+    for row, result in zip(payloads, results, strict=False):
+        if result.payload.data_ptr() != row.data_ptr():
+            row.copy_(result.payload)
         reports.append(_Report(*result[1:5], _packed(result.buffers)))
     return reports
 

@@ -26,7 +26,10 @@ _MODES: Final = ("auto", "groups", "one_by_one")
 _CACHE_BYTES: Final = 8 << 20
 """What a group's models and gradients may take on a CPU: more leaves the cache, and is slower."""
 _MOST_PARAMS: Final = 32_768
-"""On a CPU larger models are slower in groups than one by one: see docs/benchmarks.md."""
+"""On a CPU larger models are slower in groups than one by one: see docs/benchmarks.md. Not so where
+the trainer has their gradients written out."""
+_PARTS: Final = 8
+"""Into how many groups that fit the caches a process may divide what it is given at once."""
 _LARGEST: Final = 256
 _MEMORY_BYTES: Final = 1 << 30
 _COPIES: Final = 5
@@ -101,19 +104,24 @@ class Choice:
         about: For the result: mode, group size, processes, and why.
         close: Ends what was started for the run.
         trainer: Of groups, in this process.
+        crew: The other processes.
     """
 
     executor: Executor
     about: dict[str, Any]
     close: Callable[[], None]
     trainer: Any = None
+    crew: Crew | None = None
 
     def describe(self) -> dict[str, Any]:
         """What was chosen, and how large the groups were."""
         executor, about = self.executor, self.about
-        if about["compiled"] and self.trainer.not_compiled is not None:
-            # It may have failed on the way.
-            reason = f"{about['reason']}; {self.trainer.not_compiled}"
+        # It may have failed on the way, here or in another process.
+        obstacle = self.trainer.not_compiled if about["compiled"] else None
+        if about["compiled"] and self.crew is not None:
+            obstacle = obstacle or self.crew.not_compiled
+        if obstacle is not None:
+            reason = f"{about['reason']}; {obstacle}"
             about = {**about, "compiled": False, "reason": reason}
         if not isinstance(executor, LookAhead) or not executor.num_groups:
             return about
@@ -169,7 +177,7 @@ def choose(
             own=trainer.train if groups else None,
             compiled=execution.compile,
         )
-        return Choice(LookAhead(crew, size * execution.processes), about, crew.close, trainer)
+        return Choice(LookAhead(crew, size * execution.processes), about, crew.close, trainer, crew)
     if execution.processes > 1:
         about |= {"processes": 1, "reason": "a client transform of the algorithm has a state"}
     if groups:
@@ -190,12 +198,13 @@ def _groups(
     if getattr(task, "group_trainer", None) is None:
         return None, "the task trains one by one"
     asked = execution.mode == "groups"
-    if not asked and device.type == "cpu" and num_params > _MOST_PARAMS:
-        what = f"a model of {num_params:,} parameters"
-        return None, f"{what} gains nothing from groups on the {device.type}"
     trainer = grouping(task, algorithm, device, compiled=execution.compile)
     if trainer.obstacle is not None:
         return None, trainer.obstacle
+    is_large = device.type == "cpu" and num_params > _MOST_PARAMS
+    if not asked and is_large and not getattr(trainer, "is_written_out", False):
+        what = f"a model of {num_params:,} parameters"
+        return None, f"{what} gains nothing from groups on the {device.type}"
     return trainer, None
 
 
@@ -205,7 +214,7 @@ def _size(execution: Execution, num_params: int, device: torch.device, groups: b
     # Models and gradients, in float32; a factor of two for others would change little.
     fitting = execution.memory_bytes // (4 * _COPIES * num_params)
     if device.type == "cpu":
-        fitting = min(fitting, _CACHE_BYTES // (8 * num_params), _LARGEST)
+        fitting = min(fitting, _PARTS * max(1, _CACHE_BYTES // (8 * num_params)), _LARGEST)
     return max(1, fitting)
 
 

@@ -9,6 +9,7 @@ likely cost nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any, Protocol, final
 
 from headway.core import tree
@@ -22,8 +23,8 @@ __all__ = ["LookAhead", "TrainMany"]
 class TrainMany(Protocol):
     """Trains jobs together."""
 
-    def __call__(self, assignments: Sequence[Assignment]) -> list[LocalResult]:
-        """Their results, in their order."""
+    def __call__(self, assignments: Sequence[Assignment]) -> Sequence[LocalResult]:
+        """Their results, in their order; those of other processes may be waited for later."""
         ...
 
 
@@ -46,7 +47,7 @@ class LookAhead:
         self._train = train
         self._group_size = group_size
         self._pending: dict[int, tuple[float, Assignment]] = {}
-        self._ready: dict[int, LocalResult] = {}
+        self._ready: dict[int, tuple[Sequence[LocalResult], int]] = {}
         self.num_groups = 0
         self.num_trained = 0
 
@@ -58,7 +59,8 @@ class LookAhead:
         """The result; trained now with others, unless it is there already."""
         if job not in self._ready:
             self._train_with(job)
-        return self._ready.pop(job)
+        results, index = self._ready.pop(job)
+        return results[index]
 
     def discard(self, job: int) -> None:
         """Forget it, trained or not."""
@@ -70,7 +72,7 @@ class LookAhead:
         pending = self._pending.items()
         return {
             "pending": [[job, due_s, told(assignment)] for job, (due_s, assignment) in pending],
-            "ready": [[job, _dump(result)] for job, result in self._ready.items()],
+            "ready": [[job, _dump(found[index])] for job, (found, index) in self._ready.items()],
             "num_groups": self.num_groups,
             "num_trained": self.num_trained,
         }
@@ -85,19 +87,21 @@ class LookAhead:
         self._pending = {
             job: (due_s, assigned(job, about, given)) for job, due_s, about in state["pending"]
         }
-        self._ready = {job: _load(result) for job, result in state["ready"]}
+        self._ready = {job: ([_load(result)], 0) for job, result in state["ready"]}
         self.num_groups, self.num_trained = state["num_groups"], state["num_trained"]
 
     def _train_with(self, job: int) -> None:
         pending = self._pending
         if job not in pending:
             raise KeyError(job)
-        chosen = sorted(pending, key=_due_in(pending))[: self._group_size]
+        # Groups of about one size: a small one at the end would cost as much as a large one.
+        size = ceil(len(pending) / ceil(len(pending) / self._group_size))
+        chosen = sorted(pending, key=_due_in(pending))[:size]
         if job not in chosen:
             # It is due now, as are the others; the order of equal times is the queue's.
             chosen[-1] = job
         results = self._train([pending.pop(number)[1] for number in chosen])
-        self._ready.update(zip(chosen, results, strict=True))
+        self._ready.update((number, (results, index)) for index, number in enumerate(chosen))
         self.num_groups += 1
         self.num_trained += len(chosen)
 

@@ -118,6 +118,11 @@ class GroupTrainer:
         return self._forward.obstacle
 
     @property
+    def is_written_out(self) -> bool:
+        """Whether jobs take the fast way: plain SGD of a chain of linear layers."""
+        return self._forward.dense is not None and self._is_plain([self._local.proximal])
+
+    @property
     def not_compiled(self) -> str | None:
         """Why nothing is compiled though it was asked for; ``None``: it is, or it was not."""
         compiled = self._forward.compiled

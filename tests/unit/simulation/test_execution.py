@@ -112,10 +112,10 @@ def chosen(task, algorithm=None, execution=None, stop=None):
     return result.execution
 
 
-def big(width):
+def big(width, activation=nn.GELU):
     data = [(torch.randn(4, 10), torch.zeros(4, dtype=torch.int64)) for _ in range(3)]
     return Task(
-        lambda: nn.Sequential(nn.Linear(10, width), nn.Linear(width, 2)),
+        lambda: nn.Sequential(nn.Linear(10, width), activation(), nn.Linear(width, 2)),
         "cross_entropy",
         data,
         data[0],
@@ -128,7 +128,9 @@ def test_small_models_train_in_groups_and_large_ones_alone():
     assert (large["mode"], large["group_size"]) == ("one_by_one", 1)
     assert large["reason"] == "a model of 260,002 parameters gains nothing from groups on the cpu"
     asked = chosen(big(20_000), execution=Execution(mode="groups"))
-    assert (asked["mode"], asked["group_size"]) == ("groups", 4)
+    assert (asked["mode"], asked["group_size"]) == ("groups", 32)
+    # Their gradients are written out, which is faster at any size.
+    assert chosen(big(20_000, nn.ReLU))["mode"] == "groups"
     assert (
         chosen(big(8), execution=Execution(mode="groups", memory_bytes=10_000))["group_size"] == 4
     )
@@ -201,6 +203,13 @@ def test_those_that_are_due_first_are_trained_first():
     assert (ahead.num_groups, ahead.num_trained) == (2, 4)
 
 
+def test_what_is_pending_is_divided_into_groups_of_about_one_size():
+    notes, ahead = begun(4, [float(due) for due in range(9)])
+    for job in range(9):
+        ahead.finish(job)
+    assert notes.groups == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
 def test_the_one_that_is_needed_is_always_in_the_group():
     notes, ahead = begun(2, [1.0, 1.0, 1.0])
     assert float(ahead.finish(2).payload) == 2.0
@@ -264,10 +273,27 @@ def test_an_error_in_another_process_comes_here_with_its_traceback():
     crew = Crew(task, algorithm, 2, groups=False)
     try:
         with pytest.raises(core.errors.ConfigurationError, match="no such client") as caught:
-            crew([Assignment(0, start), Assignment(77, start)])
+            list(crew([Assignment(0, start), Assignment(77, start)]))
         assert "Traceback" in "".join(caught.value.__notes__)
         # It is still there.
         assert len(crew([Assignment(0, start), Assignment(1, start)])) == 2
+    finally:
+        crew.close()
+
+
+@pytest.mark.slow
+def test_results_that_nobody_asked_for_do_not_come_with_the_next_group():
+    task, algorithm = crew_task(), hw.algorithms.async_delta()
+    start = task.start(0, CPU).parameters
+    jobs = [Assignment(k % 4, start + 0.01 * k, seed=k) for k in range(12)]
+    alone = many(task, algorithm, CPU, groups=True)
+    crew = Crew(task, algorithm, 3, groups=True)
+    try:
+        first = crew(jobs[:7])
+        second = crew(jobs[7:])
+        for got, wanted in zip([*first, *second], alone(jobs), strict=True):
+            torch.testing.assert_close(got.payload, wanted.payload)
+            assert got[1:4] == wanted[1:4]
     finally:
         crew.close()
 
@@ -278,11 +304,11 @@ def test_a_process_that_dies_is_told_of():
     start = task.start(0, CPU).parameters
     crew = Crew(task, hw.algorithms.async_delta(), 2, groups=False)
     try:
-        crew([Assignment(0, start), Assignment(1, start)])
+        list(crew([Assignment(0, start), Assignment(1, start)]))
         crew._hands[0]._process.kill()
         crew._hands[0]._process.join()
         with pytest.raises(HeadwayError, match="has died"):
-            crew([Assignment(0, start), Assignment(1, start)])
+            list(crew([Assignment(0, start), Assignment(1, start)]))
     finally:
         crew.close()
 
