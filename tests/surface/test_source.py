@@ -17,7 +17,8 @@ import headway
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "headway"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+# What the protocol buffer compiler makes is not ours to shape.
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.stem.endswith("_pb2"))
 PURE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("core", "algorithms")]
 
 # Torch's draws take a generator as a keyword; without one they use the global stream.

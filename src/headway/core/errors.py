@@ -14,7 +14,11 @@
     ├── LogError                   an event log that cannot be used
     │   ├── LogDamagedError        a line or record that does not parse or fails its checksum
     │   └── ReplayMismatchError    a log whose events do not follow from each other
-    └── StateError                 a saved state that does not fit what it is loaded into
+    ├── StateError                 a saved state that does not fit what it is loaded into
+    └── ExchangeError              (ConnectionError) what goes wrong between a server and a worker
+        ├── RefusedError           the server did not let this worker in, and says why
+        ├── ServerLostError        the server cannot be reached, or has gone
+        └── ProtocolError          the far side said something that the protocol does not allow
 
 What a *worker* does wrong (a stale, damaged or unknown update) is never an exception: it is a
 rejected :class:`~headway.core.Receipt` with a reason, so that one bad worker cannot stop a server.
@@ -30,12 +34,16 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "DataError",
+    "ExchangeError",
     "HeadwayError",
     "LogDamagedError",
     "LogError",
     "MissingExtraError",
+    "ProtocolError",
+    "RefusedError",
     "ReplayMismatchError",
     "RunFolderError",
+    "ServerLostError",
     "StateError",
     "UnknownNameError",
     "UsageError",
@@ -176,3 +184,19 @@ class ReplayMismatchError(LogError):
 
 class StateError(HeadwayError):
     """A saved state that does not fit what it is loaded into."""
+
+
+class ExchangeError(HeadwayError, ConnectionError):
+    """What goes wrong between a server and a worker."""
+
+
+class RefusedError(ExchangeError):
+    """The server did not let this worker in, and says why."""
+
+
+class ServerLostError(ExchangeError):
+    """The server cannot be reached, or has gone."""
+
+
+class ProtocolError(ExchangeError):
+    """The far side said something that the protocol does not allow."""

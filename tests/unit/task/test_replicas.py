@@ -9,8 +9,8 @@ import torch
 
 from headway.core import Checkout, ParameterLayout, WorkOrder
 from headway.core.errors import ConfigurationError
-from headway.simulation.replicas import Replicas
 from headway.task import LocalResult
+from headway.task.replicas import Replicas
 
 LAYOUT = ParameterLayout.of(torch.nn.Linear(2, 2)).with_fragments(2)
 INITIAL = torch.arange(6.0)

@@ -1,7 +1,7 @@
-"""What simulated workers hold between jobs, for views that do not send the whole model each time.
+"""What workers hold between jobs, for views that do not send the whole model each time.
 
 A view may tell a worker to keep what it has, or send it one fragment. Then the worker's own model
-is state, and the simulator has to hold it. Other algorithms make no replica. A worker that hands in
+is state, and whoever runs it has to hold it. Other algorithms make no replica. One that hands in
 deltas of fragments also remembers what it was last sent of each: its work of several jobs goes into
 one delta.
 """

@@ -1,0 +1,106 @@
+"""Which jobs are out, with whom; and where workers are mere executors, who takes whose turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, final
+
+if TYPE_CHECKING:
+    from headway.runtime.members import Member
+
+__all__ = ["Deals", "Given"]
+
+
+class Given(NamedTuple):
+    """A job that is out.
+
+    Attributes:
+        job: Its id.
+        name: Whose work it is, as the server knows it.
+        number: Of that worker or client.
+        member: Who does it.
+        since_s: Since when, in the server's seconds.
+    """
+
+    job: int
+    name: str
+    number: int
+    member: Member
+    since_s: float
+
+
+@final
+class Deals:
+    """The jobs that are out.
+
+    Args:
+        clients: The clients that executors work for; ``None``: each worker works for itself.
+        pinned: Whether a client stays with the executor that did its first job.
+    """
+
+    def __init__(self, clients: Iterable[str] | None, *, pinned: bool) -> None:
+        self.clients = None if clients is None else tuple(clients)
+        self.in_flight: dict[int, Given] = {}
+        self._pinned = pinned
+        self._index = {name: index for index, name in enumerate(self.clients or ())}
+        self._home: dict[str, Member] = {}
+        self._ready: dict[str, None] = {}
+        self._idle: list[Member] = []
+
+    def index(self, name: str) -> int:
+        """The number of a client."""
+        return self._index[name]
+
+    def begin(self, given: Given) -> None:
+        """A job is out."""
+        self.in_flight[given.job] = given
+
+    def end(self, job: int) -> Given | None:
+        """It no longer is; ``None``: it was not."""
+        return self.in_flight.pop(job, None)
+
+    def ready(self, name: str) -> None:
+        """It is this client's turn."""
+        self._ready[name] = None
+
+    def asked(self, member: Member) -> None:
+        """This executor has nothing to do, or will soon have nothing: it may ask twice."""
+        self._idle.append(member)
+
+    def pair(self) -> tuple[str, Member] | None:
+        """The next client and who works for it now; both are then no longer free."""
+        for name in self._ready:
+            member = self._for(name)
+            if member is not None:
+                del self._ready[name]
+                self._idle.remove(member)
+                if self._pinned:
+                    self._home.setdefault(name, member)
+                return name, member
+        return None
+
+    def left(self, member: Member, jobs: list[Given]) -> Iterator[tuple[str, bool]]:
+        """Whom the server has lost with a worker, and whether they ask again.
+
+        Args:
+            member: Who is gone.
+            jobs: Its jobs.
+
+        Yields:
+            Names as the server knows them; a client itself is still there.
+        """
+        if self.clients is None:
+            yield member.name, False
+            return
+        self._idle = [idle for idle in self._idle if idle is not member]
+        self._home = {name: home for name, home in self._home.items() if home is not member}
+        for given in jobs:
+            yield given.name, True
+
+    def _for(self, name: str) -> Member | None:
+        if not self._idle:
+            return None
+        home = self._home.get(name)
+        if home is None:
+            return self._idle[0]
+        return home if home in self._idle else None

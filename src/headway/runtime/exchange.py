@@ -1,0 +1,352 @@
+"""A worker's side of the exchange: join, check out, submit and check out again in one trip, leave.
+
+It knows no link: the same calls go through a pipe or over the network.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, final
+
+from torch import Tensor
+
+from headway import __version__
+from headway.core import Buffers, ParameterLayout, Receipt, WorkOrder
+from headway.core.errors import ExchangeError, ProtocolError, RefusedError
+from headway.runtime import wire
+from headway.runtime.parcel import Delivery, Parcel, WorkerLink
+
+__all__ = ["Exchange", "Invitation", "Work"]
+
+_JOIN_S: Final = 30.0
+_NOTHING: Final[Mapping[str, float]] = {}
+
+
+class Work(NamedTuple):
+    """A job, as a worker gets it.
+
+    Attributes:
+        job: Its id.
+        version: Of the model that it starts from.
+        parameters: The model or a fragment of it, flat; ``None``: go on from your own. Read only,
+            and valid until the job is handed in.
+        buffers: The server's buffers; likewise.
+        order: How much to do.
+        seed: Of the job's random stream.
+        client: Whose work it is, for a worker that works for several; else its own index.
+    """
+
+    job: int
+    version: int
+    parameters: Tensor | None
+    buffers: Buffers | None
+    order: WorkOrder
+    seed: int
+    client: int
+
+
+class Invitation(NamedTuple):
+    """What the server says at the door.
+
+    Attributes:
+        worker: What this worker is called.
+        layout: Of the server's model.
+        model: What the model is made of; ``None``: that cannot be said.
+        instructions: What to send, and how to come to it.
+        shared: Whether vectors travel through memory that both share.
+    """
+
+    worker: str
+    layout: ParameterLayout
+    model: dict[str, Any] | None
+    instructions: dict[str, Any]
+    shared: bool
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the server has said that nobody has asked for yet."""
+
+    stop: str | None = None
+    drain: bool = False
+    waiting: str = ""
+
+
+@final
+class Exchange:
+    """A worker's conversation with its server.
+
+    Args:
+        link: The connection.
+        worker: What it wants to be called; empty: as the server likes.
+        layout: Of its model; ``None``: the server shall say what the model is.
+        instance: What tells this process from others; by default drawn.
+        machine: What it may share memory with; empty: nothing.
+        receipt: Told what became of each update, and the answer where there is one.
+
+    Example::
+
+        exchange = Exchange(link)
+        exchange.join()
+        exchange.ask()
+        while (work := exchange.next()) is not None:
+            exchange.push(work, train(work), num_examples=32, again=True)
+        exchange.leave()
+    """
+
+    def __init__(
+        self,
+        link: WorkerLink,
+        *,
+        worker: str = "",
+        layout: ParameterLayout | None = None,
+        instance: str = "",
+        machine: str = "",
+        receipt: Callable[[Receipt], None] | None = None,
+    ) -> None:
+        self._link = link
+        self._worker = worker
+        self._layout = layout
+        self._instance = instance or secrets.token_hex(8)
+        self._machine = machine
+        self._receipt = receipt
+        self._jobs: deque[Work] = deque()
+        self._cancelled: set[int] = set()
+        self._outstanding: set[int] = set()
+        self._told = _Told()
+        self._shared = False
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the server wants this worker to leave; ``None``: it does not."""
+        return self._told.stop
+
+    @property
+    def drains(self) -> bool:
+        """Whether the server still takes what is nearly done."""
+        return self._told.stop is None or self._told.drain
+
+    @property
+    def waiting(self) -> str:
+        """Why the server gave no job when it was asked last; empty where it gave one."""
+        return self._told.waiting
+
+    def join(self, timeout_s: float = _JOIN_S) -> Invitation:
+        """Introduce oneself.
+
+        Args:
+            timeout_s: How long to wait for the answer, in seconds.
+
+        Raises:
+            RefusedError: The server does not let this worker in.
+            ServerLostError: It has gone.
+            ExchangeError: It did not answer in time.
+        """
+        layout = "" if self._layout is None else json.dumps(self._layout.describe())
+        join = wire.Join(
+            protocol=wire.PROTOCOL,
+            library=__version__,
+            worker=self._worker,
+            instance=self._instance,
+            layout=layout,
+            machine=self._machine,
+        )
+        self._link.send(Parcel(wire.ToServer(join=join)))
+        delivery = self._link.receive(timeout_s)
+        if delivery is None:
+            raise ExchangeError(
+                "the server did not answer", expected=f"an answer within {timeout_s:g} seconds"
+            )
+        header = delivery.header
+        if header.HasField("refused"):
+            raise _refused(header.refused)
+        if not header.HasField("welcome"):
+            raise ProtocolError("the server neither welcomed nor refused this worker")
+        return self._enter(header.welcome)
+
+    def _enter(self, welcome: wire.Welcome) -> Invitation:
+        self._shared = bool(welcome.pushes.segment) and self._link.attach(welcome)
+        try:
+            model = json.loads(welcome.model) if welcome.model else None
+            layout = ParameterLayout.from_description(json.loads(welcome.layout))
+            instructions = dict(json.loads(welcome.instructions))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ProtocolError("the server's welcome cannot be read", got=str(error)) from error
+        return Invitation(welcome.worker, layout, model, instructions, self._shared)
+
+    def ask(self) -> None:
+        """Ask for a job. Asked twice, the next job is here while the first is worked on.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        self._link.send(Parcel(wire.ToServer(ask=wire.Ask(shared=self._shared))))
+
+    def next(self, timeout_s: float | None = None) -> Work | None:
+        """The next job; ``None``: the server wants this worker to leave, or none came in time.
+
+        Args:
+            timeout_s: How long to wait, in seconds; ``None``: for ever.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        while not self._jobs and self._told.stop is None:
+            if not self._hear(timeout_s):
+                return None
+        while self._jobs and self._told.stop is None:
+            work = self._jobs.popleft()
+            if work.job not in self._cancelled:
+                return work
+            self._cancelled.discard(work.job)
+            return self.next(timeout_s)
+        return None
+
+    def is_cancelled(self, work: Work) -> bool:
+        """Whether the server no longer wants this; a job of a worker that shall leave is not.
+
+        Does not wait. To be asked between two steps of a long job.
+
+        Args:
+            work: A job that was not handed in.
+        """
+        while self._hear(0.0):
+            pass
+        return work.job in self._cancelled or not self.drains
+
+    def push(
+        self,
+        work: Work,
+        payload: Tensor,
+        *,
+        num_examples: int,
+        num_steps: int = 1,
+        num_processed: int = 0,
+        fragment: int | None = None,
+        buffers: Buffers | None = None,
+        metrics: Mapping[str, float] = _NOTHING,
+        again: bool = True,
+    ) -> None:
+        """Hand in a job. Waits until the one before has its receipt.
+
+        Args:
+            work: The job.
+            payload: Flat, as the instructions say. It may be written to when this returns.
+            num_examples: What the payload counts for in a mean.
+            num_steps: How many local steps it took.
+            num_processed: How many examples the work went through.
+            fragment: Which fragment the payload is.
+            buffers: The model's buffers afterwards.
+            metrics: What this worker reports.
+            again: Whether it asks for another job.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        self.settle()
+        if work.job in self._cancelled:
+            self._cancelled.discard(work.job)
+            return
+        push = wire.Push(
+            job=work.job,
+            base_version=work.version,
+            num_examples=num_examples,
+            num_steps=num_steps,
+            num_processed=num_processed,
+            fragment=fragment,
+            metrics=metrics,
+            again=again,
+        )
+        self._outstanding.add(work.job)
+        self._link.send(Parcel(wire.ToServer(push=push), payload, buffers))
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was handed in has its receipt: whether it has.
+
+        Args:
+            timeout_s: How long to wait, in seconds; ``None``: for ever.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        while self._outstanding and self.drains:
+            if not self._hear(timeout_s):
+                return False
+        return True
+
+    def leave(self, reason: str = "") -> None:
+        """Say good-bye, and end the connection. May be called twice, and raises nothing.
+
+        Args:
+            reason: Why.
+        """
+        try:
+            self._link.send(Parcel(wire.ToServer(leave=wire.Leave(reason=reason))))
+        except ExchangeError:
+            pass
+        finally:
+            self._link.close()
+
+    def _hear(self, timeout_s: float | None) -> bool:
+        delivery = self._link.receive(timeout_s)
+        if delivery is None:
+            return False
+        header = delivery.header
+        kind = header.WhichOneof("kind")
+        if kind == "job":
+            self._told.waiting = ""
+            self._jobs.append(_work(delivery))
+        elif kind == "receipt":
+            self._outstanding.discard(header.receipt.job)
+            if self._receipt is not None:
+                self._receipt(_receipt(delivery))
+        elif kind == "cancel":
+            self._cancelled.add(header.cancel.job)
+        elif kind == "wait":
+            self._told.waiting = header.wait.reason
+        elif kind == "stop":
+            self._told.stop, self._told.drain = header.stop.reason, header.stop.drain
+        elif kind == "refused":
+            raise _refused(header.refused)
+        else:
+            raise ProtocolError("the server may not say this now", got=str(kind))
+        return True
+
+
+def _work(delivery: Delivery) -> Work:
+    job = delivery.header.job
+    order = job.order
+    given = {name: getattr(order, name) for name in WorkOrder._fields if order.HasField(name)}
+    return Work(
+        job=job.id,
+        version=job.version,
+        parameters=delivery.vector,
+        buffers=delivery.buffers,
+        order=WorkOrder(**given),
+        seed=job.seed,
+        client=job.client,
+    )
+
+
+def _receipt(delivery: Delivery) -> Receipt:
+    told = delivery.header.receipt
+    status: Any = told.status
+    return Receipt(
+        status=status,
+        reason=told.reason,
+        staleness=told.staleness,
+        weight=told.weight,
+        version=told.version,
+        job=told.job,
+        answer=delivery.vector,
+    )
+
+
+def _refused(refused: wire.Refused) -> RefusedError:
+    error = RefusedError(refused.message or refused.code, help=refused.help or None)
+    error.add_note(f"code: {refused.code}")
+    return error

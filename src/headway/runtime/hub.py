@@ -1,0 +1,430 @@
+"""Where everything meets: one thread that owns the server, and does what its effects say.
+
+Links hand in what workers send; the hub calls the server's doors, one at a time, and hands answers
+back. It knows no algorithm, no socket and no file.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final, Literal, TypeVar, final
+
+from headway.core import Cancel, Checkout, Effect, Server, Wait, Wake
+from headway.core.errors import HeadwayError, ProtocolError
+from headway.observe.tally import Tally
+from headway.runtime import wire
+from headway.runtime.deals import Deals, Given
+from headway.runtime.letters import job_letter, read_update, receipt_letter
+from headway.runtime.loop import Loop
+from headway.runtime.members import Member, Members
+from headway.runtime.parcel import Parcel, Session
+from headway.runtime.porter import Porter
+from headway.task.streams import Purpose, job_bits, stream_key
+
+__all__ = ["Hub"]
+
+_T = TypeVar("_T")
+_DRAIN_S: Final = 5.0
+_IDLE_S: Final = 3600.0
+
+State = Literal["new", "running", "stopping", "ended"]
+
+
+@final
+class Hub:
+    """Runs a server for the workers of any number of links.
+
+    Args:
+        server: The state machine; from now on nobody else calls its doors.
+        porter: Who is let in, and what they are told.
+        seed: Of the run: each job's random stream comes from it.
+        clients: The clients whose work is done here, where workers are mere executors that take
+            whoever's turn it is; ``None``: each worker does its own work.
+        pinned: Whether a client stays with the executor that did its first job, because something
+            of the client lives there.
+        clock: The server's time in seconds; by default, seconds since the hub was made.
+        settled: Called by the hub's thread when it has done all that there was to do.
+
+    Attributes:
+        server: The state machine. For the hub's thread only; others use :meth:`call`.
+        tally: What was counted.
+        members: Who is here.
+        error: What ended the hub, if that was an error.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        porter: Porter,
+        *,
+        seed: int = 0,
+        clients: Iterable[str] | None = None,
+        pinned: bool = False,
+        clock: Callable[[], float] | None = None,
+        settled: Callable[[Hub], None] | None = None,
+    ) -> None:
+        began = time.monotonic()
+        self.server = server
+        self.tally = Tally()
+        self.members = Members()
+        self.error: BaseException | None = None
+        self.clock = clock or (lambda: time.monotonic() - began)
+        self.settled = settled
+        self._porter = porter
+        self._training_key = stream_key(seed, Purpose.TRAINING)
+        self._deals = Deals(clients, pinned=pinned)
+        self.loop = Loop()
+        self._timers: list[float] = []
+        self._state: State = "new"
+        self._drains = False
+        self._ends_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    @property
+    def state(self) -> State:
+        """How far it is in its life."""
+        return self._state
+
+    @property
+    def now(self) -> float:
+        """The server's time, in seconds."""
+        return self.clock()
+
+    # --- for any thread
+
+    def start(self) -> None:
+        """Run in a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name="headway-hub", daemon=True)
+        self._thread.start()
+
+    def post(
+        self, session: Session, parcel: Parcel, done: Callable[[], None] | None = None
+    ) -> None:
+        """Hand in what a worker sent.
+
+        Args:
+            session: Who.
+            parcel: What.
+            done: Called when its vectors are no longer needed.
+        """
+
+        def take() -> None:
+            try:
+                self.take(session, parcel)
+            finally:
+                if done is not None:
+                    done()
+
+        self.loop.post(take)
+
+    def gone(self, session: Session) -> None:
+        """A connection has ended; it may be told twice.
+
+        Args:
+            session: Whose.
+        """
+        self.loop.post(lambda: self.drop(session, "lost"))
+
+    def call(self, function: Callable[[], _T], timeout_s: float | None = None) -> _T:
+        """Have the hub's thread call a function, between two messages.
+
+        Args:
+            function: Without arguments; it may use :attr:`server`.
+            timeout_s: How long to wait for its value.
+
+        Returns:
+            Its value. Where the hub does not run, it is called here.
+
+        Raises:
+            Exception: What the function raised.
+        """
+        return self.loop.call(function, timeout_s)
+
+    def stop(self, reason: str, *, drain: bool = False, within_s: float = _DRAIN_S) -> None:
+        """End: workers are told to leave, and what they still hand in is taken if it shall be.
+
+        Args:
+            reason: What they are told.
+            drain: Whether work that is nearly done is wanted.
+            within_s: How long to wait for them, in seconds.
+        """
+        self.loop.post(lambda: self._begin_to_stop(reason, drain=drain, within_s=within_s))
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until it has ended: whether it has.
+
+        Args:
+            timeout_s: How long, in seconds; ``None``: for ever.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self._ended.is_set()
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Serve until it is stopped. An error in an algorithm ends it: see :attr:`error`."""
+        self.loop.own()
+        self._state = "running"
+        try:
+            self._begin()
+            while not self._is_over():
+                self._turn(self._patience())
+        except BaseException as error:  # noqa: BLE001 (whoever waits for the hub raises it)
+            self.error = error
+        finally:
+            self._end()
+
+    def turn(self) -> None:
+        """Do what there is to do, without waiting: for shells and tests that have a loop."""
+        if self._state == "new":
+            self._state = "running"
+            self._begin()
+        self._turn(0.0)
+
+    def _turn(self, patience_s: float) -> None:
+        self.loop.turn(patience_s)
+        self._fire()
+        if self.settled is not None:
+            self.settled(self)
+
+    def _begin(self) -> None:
+        names = self._deals.clients
+        if names is not None:
+            self._carry(self.server.register(names, self.now).effects)
+        self._timers = sorted(self.server.timers)
+
+    def _is_over(self) -> bool:
+        if self._state != "stopping":
+            return False
+        return not self.members.here or self.now >= self._ends_at
+
+    def _patience(self) -> float:
+        due = self._timers[0] if self._timers else self.now + _IDLE_S
+        if self._state == "stopping":
+            due = min(due, self._ends_at)
+        return max(0.0, due - self.now)
+
+    def _end(self) -> None:
+        for session in list(self.members.here):
+            session.close()
+        if self.error is None:
+            try:
+                self.server.tick(self.now, closing=True)
+            except Exception as error:  # noqa: BLE001 (likewise)
+                self.error = error
+        self.tally.close(self.server.version)
+        self._state = "ended"
+        if self.settled is not None:
+            with suppress(HeadwayError):
+                self.settled(self)
+        self.loop.close()
+        self._ended.set()
+
+    # --- what workers say
+
+    def take(self, session: Session, parcel: Parcel) -> None:
+        """Take a message, in the hub's thread.
+
+        Args:
+            session: Who sent it.
+            parcel: What. Its vectors are not used after this.
+        """
+        kind = parcel.header.WhichOneof("kind")
+        member = self.members.here.get(session)
+        try:
+            if member is None:
+                self._let_in(session, kind, parcel)
+                return
+            member.seen_s = self.now
+            if kind == "push":
+                self._push(member, session, parcel)
+            elif kind == "ask":
+                self._ask(member, session)
+            elif kind == "leave":
+                self.drop(session, "left")
+            else:
+                raise ProtocolError("a worker may not say this now", got=str(kind))
+        except ProtocolError as error:
+            self.refuse(session, "protocol_error", str(error))
+
+    def refuse(self, session: Session, code: str, message: str, help: str = "") -> None:
+        """Tell a worker that it cannot be in, and let it go.
+
+        Args:
+            session: Who.
+            code: Why, one word.
+            message: Why, in words.
+            help: What to do.
+        """
+        refused = wire.Refused(code=code, message=message, help=help)
+        session.send(wire.ToWorker(refused=refused))
+        self.drop(session, "lost")
+        session.close()
+
+    def drop(self, session: Session, why: str) -> None:
+        """A worker is gone: its jobs are freed, and nobody waits for it.
+
+        Args:
+            session: Who.
+            why: ``"left"`` or ``"lost"``.
+        """
+        member = self.members.here.get(session)
+        session.close()
+        if member is None:
+            return
+        jobs = [given for job in sorted(member.jobs) if (given := self._deals.end(job))]
+        self.members.leave(member, why)
+        member.counts["lost"] += len(jobs)
+        for given in jobs:
+            self.tally.lose(given.number, 0, self.now - given.since_s)
+        for name, again in self._deals.left(member, jobs):
+            self._carry(self.server.lose(name, self.now, again=again).effects)
+
+    def _let_in(self, session: Session, kind: str | None, parcel: Parcel) -> None:
+        if kind != "join":
+            raise ProtocolError("a worker joins before it says anything else", got=str(kind))
+        join = parcel.header.join
+        if self._state != "running":
+            self.refuse(session, "stopping", "the server is about to end")
+            return
+        refused = self._porter.refusal(join)
+        before = self.members.by_name.get(join.worker)
+        if refused is None and before is not None and before.session is not None:
+            if before.instance == join.instance and join.instance:
+                # It has come back sooner than its old connection was seen to end.
+                self.drop(before.session, "lost")
+            else:
+                refused = self._porter.name_taken(join.worker)
+        if refused is not None:
+            self.refuse(session, refused.code, refused.message, refused.help)
+            return
+        name = join.worker or self.members.free_name()
+        self.members.join(name, join.instance, session, self.now)
+        welcome = self._porter.welcome(name, self.server.incarnation)
+        session.welcome(wire.ToWorker(welcome=welcome))
+
+    def _ask(self, member: Member, session: Session) -> None:
+        member.asking += 1
+        if self._deals.clients is not None:
+            self._deals.asked(member)
+            self._pair()
+            return
+        self._deal(member, self.server.checkout(member.name, self.now))
+
+    def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
+        push, now = parcel.header.push, self.now
+        if self._state != "running" and not self._drains:
+            return
+        given = self._deals.end(push.job)
+        member.jobs.discard(push.job)
+        name = member.name if given is None else given.name
+        update = read_update(name, parcel)
+        again = push.again if self._deals.clients is None else True
+        try:
+            receipt = self.server.submit(update, now, again=again and self._state == "running")
+        except Exception:
+            rejected = wire.Receipt(job=push.job, status="rejected", reason="transform_failed")
+            session.send(wire.ToWorker(receipt=rejected))
+            raise
+        member.note(receipt)
+        if given is not None:
+            busy_s = now - given.since_s
+            examples = push.num_processed or push.num_examples
+            self.tally.arrive(given.number, update, receipt, examples, busy_s)
+        if push.again:
+            member.asking += 1
+            if self._deals.clients is not None:
+                self._deals.asked(member)
+        session.send(receipt_letter(receipt), receipt.answer)
+        self._carry(receipt.effects)
+        if self._deals.clients is not None:
+            self._pair()
+
+    # --- what the server says
+
+    def _carry(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            if isinstance(effect, Wake):
+                self._woken(effect.worker)
+            elif isinstance(effect, Cancel):
+                self._cancel(effect)
+            else:
+                heapq.heappush(self._timers, effect.at)
+
+    def _woken(self, name: str) -> None:
+        if self._state != "running":
+            return
+        if self._deals.clients is not None:
+            self._deals.ready(name)
+            self._pair()
+            return
+        member = self.members.by_name.get(name)
+        if member is None or member.session is None:
+            self._carry(self.server.lose(name, self.now).effects)
+            return
+        self._deal(member, self.server.checkout(name, self.now))
+
+    def _pair(self) -> None:
+        """Give clients whose turn it is to executors that have nothing to do."""
+        while self._state == "running" and (pair := self._deals.pair()) is not None:
+            name, member = pair
+            self._deal(member, self.server.checkout(name, self.now), name)
+
+    def _deal(self, member: Member, ticket: Checkout | Wait, name: str | None = None) -> None:
+        session = member.session
+        if session is None:
+            return
+        if isinstance(ticket, Wait):
+            session.send(wire.ToWorker(wait=wire.Wait(reason=ticket.reason)))
+            self._carry(ticket.effects)
+            return
+        index = member.index if name is None else self._deals.index(name)
+        number = self.tally.dispatch(index)
+        given = Given(ticket.job, name or member.name, index, member, self.now)
+        self._deals.begin(given)
+        member.asking = max(0, member.asking - 1)
+        member.jobs.add(ticket.job)
+        if len(self._deals.in_flight) > self.tally.peak_in_flight:
+            self.tally.peak_in_flight = len(self._deals.in_flight)
+        if ticket.parameters is not None:
+            self.tally.send(ticket.parameters, ticket.buffers)
+        seed = job_bits(self._training_key, index, number) >> 1
+        session.send(job_letter(ticket, index, seed), ticket.parameters, ticket.buffers)
+        self._carry(ticket.effects)
+
+    def _cancel(self, effect: Cancel) -> None:
+        given = self._deals.end(effect.job)
+        if given is None:
+            return
+        self.tally.cancel(given.number, 0, self.now - given.since_s)
+        member = given.member
+        member.jobs.discard(effect.job)
+        member.counts["cancelled"] += 1
+        if member.session is not None:
+            member.session.send(wire.ToWorker(cancel=wire.Cancel(job=effect.job)))
+            member.asking += 1
+            if self._deals.clients is not None:
+                self._deals.asked(member)
+
+    def _fire(self) -> None:
+        if self._timers and self._timers[0] <= self.now:
+            while self._timers and self._timers[0] <= self.now:
+                heapq.heappop(self._timers)
+            self._carry(self.server.tick(self.now).effects)
+
+    # --- beginning and end
+
+    def _begin_to_stop(self, reason: str, *, drain: bool, within_s: float) -> None:
+        if self._state == "stopping":
+            self._ends_at = min(self._ends_at, self.now + within_s)
+            return
+        self._state, self._drains, self._ends_at = "stopping", drain, self.now + within_s
+        message = wire.ToWorker(stop=wire.Stop(reason=reason, drain=drain))
+        for session in list(self.members.here):
+            session.send(message)

@@ -1,0 +1,176 @@
+"""The local link: a pipe for messages, shared memory for vectors.
+
+For workers that were started here. The hub's own thread reads the pipes, so that a message costs
+no change of threads on its way.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Final, final
+
+from google.protobuf.message import DecodeError
+
+from headway.core import Buffers, ParameterLayout
+from headway.core.errors import ProtocolError, ServerLostError
+from headway.runtime.parcel import Delivery, Parcel
+from headway.runtime.sharing import ServerShare, WorkerShare
+from headway.runtime.wire import ToServer, ToWorker, Vectors, Welcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headway.runtime.hub import Hub
+    from headway.runtime.segments import Segments
+
+__all__ = ["LocalLink", "LocalSession"]
+
+_MESSAGE_BYTES: Final = 1 << 20
+"""More than any message without its vectors has."""
+
+
+@final
+class LocalSession:
+    """A worker at the other end of a pipe.
+
+    Args:
+        hub: Who takes what it sends.
+        pipe: This end of it.
+        segments: Where shared vectors lie.
+        layout: Of the model.
+    """
+
+    def __init__(
+        self, hub: Hub, pipe: Connection, segments: Segments, layout: ParameterLayout
+    ) -> None:
+        self._hub = hub
+        self._pipe = pipe
+        self._share = ServerShare(segments, layout)
+        hub.loop.post(lambda: hub.loop.watch(pipe, self._read))
+
+    def send(
+        self, header: ToWorker, vector: Tensor | None = None, buffers: Buffers | None = None
+    ) -> None:
+        """Send a message; a vector in shared memory stays where it is.
+
+        Args:
+            header: The message.
+            vector: Its vector.
+            buffers: The buffers with it.
+        """
+        if vector is not None:
+            self._share.put(vectors_of(header), vector, buffers)
+        self._write(header)
+
+    def welcome(self, header: ToWorker) -> None:
+        """Send the welcome, with a segment for the worker's pushes.
+
+        Args:
+            header: The message.
+        """
+        self._share.offer(header.welcome)
+        self._write(header)
+
+    def close(self) -> None:
+        """Let the worker go."""
+        if not self._pipe.closed:
+            self._hub.loop.unwatch(self._pipe)
+            self._pipe.close()
+            self._share.close()
+
+    def _write(self, header: ToWorker) -> None:
+        # One that has gone is noticed when its pipe is read.
+        with suppress(OSError, ValueError):
+            self._pipe.send_bytes(header.SerializeToString())
+
+    def _read(self) -> None:
+        try:
+            header = ToServer.FromString(self._pipe.recv_bytes(_MESSAGE_BYTES))
+            vector, buffers = None, None
+            if header.HasField("push"):
+                vector, buffers = self._share.take(header.push.update)
+        except (EOFError, OSError):
+            self._hub.drop(self, "lost")
+        except (DecodeError, ProtocolError) as error:
+            self._hub.refuse(self, "protocol_error", str(error))
+        else:
+            self._hub.take(self, Parcel(header, vector, buffers))
+
+
+@final
+class LocalLink:
+    """The worker's end of a local link.
+
+    Args:
+        pipe: Its end of the pipe.
+        layout: Of the model.
+    """
+
+    def __init__(self, pipe: Connection, layout: ParameterLayout) -> None:
+        self._pipe = pipe
+        self._layout = layout
+        self._share: WorkerShare | None = None
+
+    def send(self, parcel: Parcel) -> None:
+        """Send a message; its vector is copied to where the server reads it.
+
+        Args:
+            parcel: The message.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        header = parcel.header
+        if parcel.vector is not None:
+            assert self._share is not None, "the server has not said where vectors go"
+            self._share.put(header.push.update, parcel.vector, parcel.buffers)
+        try:
+            self._pipe.send_bytes(header.SerializeToString())
+        except (OSError, ValueError) as error:
+            raise _lost() from error
+
+    def receive(self, timeout_s: float | None = None) -> Delivery | None:
+        """The next message; ``None``: none came in time.
+
+        Args:
+            timeout_s: How long to wait, in seconds; ``None``: for ever.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        try:
+            if timeout_s is not None and not self._pipe.poll(timeout_s):
+                return None
+            header = ToWorker.FromString(self._pipe.recv_bytes())
+        except (EOFError, OSError, ValueError) as error:
+            raise _lost() from error
+        if self._share is None or header.WhichOneof("kind") not in ("job", "receipt"):
+            return Delivery(header)
+        return Delivery(header, *self._share.take(vectors_of(header)))
+
+    def attach(self, welcome: Welcome) -> bool:
+        """Map the segment that the server offers.
+
+        Args:
+            welcome: The server's.
+        """
+        self._share = WorkerShare(self._layout, welcome)
+        return True
+
+    def close(self) -> None:
+        """End the connection."""
+        self._pipe.close()
+
+
+def vectors_of(header: ToWorker) -> Vectors:
+    """Where a message says how its vectors travel.
+
+    Args:
+        header: A job or a receipt.
+    """
+    return header.job.model if header.HasField("job") else header.receipt.answer
+
+
+def _lost() -> ServerLostError:
+    return ServerLostError("the server has gone", help="its own message says why")

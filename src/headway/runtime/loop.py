@@ -1,0 +1,135 @@
+"""One thread that waits for files, and for what other threads want done."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Final, TypeVar, final
+
+__all__ = ["Loop"]
+
+_T = TypeVar("_T")
+_LOOK_EVERY_S: Final = 0.5
+
+
+@final
+class Loop:
+    """What one thread has to do, in the order in which it came.
+
+    :meth:`post` and :meth:`call` are for any thread; the others for the loop's own.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._posted: deque[Callable[[], object]] = deque()
+        self._ear, self._bell = os.pipe()
+        os.set_blocking(self._ear, False)
+        os.set_blocking(self._bell, False)
+        self._selector.register(self._ear, selectors.EVENT_READ, self._hear)
+        self._owner: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def own(self) -> None:
+        """The calling thread is the loop's from now on."""
+        self._owner = threading.current_thread()
+
+    def is_own(self) -> bool:
+        """Whether the calling thread is the loop's, or it has none."""
+        return self._owner in (None, threading.current_thread())
+
+    def post(self, action: Callable[[], object]) -> None:
+        """Have something done, soon.
+
+        Args:
+            action: It.
+        """
+        self._posted.append(action)
+        if self._owner is not threading.current_thread():
+            # A full pipe is a bell that has not been heard yet; a closed one nobody hears.
+            with suppress(BlockingIOError, OSError):
+                os.write(self._bell, b"!")
+
+    def call(self, function: Callable[[], _T], timeout_s: float | None = None) -> _T:
+        """Have a function called, and wait for its value.
+
+        Args:
+            function: Without arguments.
+            timeout_s: How long to wait, in seconds; ``None``: for ever.
+
+        Returns:
+            Its value. Where the loop has no thread, or has ended, it is called here.
+
+        Raises:
+            TimeoutError: There was no value in time.
+            Exception: What the function raised.
+        """
+        if self.is_own() or self._closed.is_set():
+            return function()
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 (it is raised where it was called)
+                future.set_exception(error)
+
+        self.post(run)
+        while not future.done():
+            with suppress(TimeoutError):
+                return future.result(_LOOK_EVERY_S if timeout_s is None else timeout_s)
+            if timeout_s is not None:
+                future.cancel()
+                raise TimeoutError(f"the server did not answer within {timeout_s} seconds")
+            if self._closed.is_set() and future.cancel():
+                return function()
+        return future.result()
+
+    def watch(self, file: Any, ready: Callable[[], object]) -> None:
+        """Call a function whenever a file can be read.
+
+        Args:
+            file: It, or its descriptor.
+            ready: What reads it.
+        """
+        self._selector.register(file, selectors.EVENT_READ, ready)
+
+    def unwatch(self, file: Any) -> None:
+        """No longer.
+
+        Args:
+            file: One that is watched, or not.
+        """
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(file)
+
+    def turn(self, patience_s: float) -> None:
+        """Do all that there is to do; wait for it if there is nothing.
+
+        Args:
+            patience_s: How long, in seconds.
+        """
+        for key, _ in self._selector.select(0.0 if self._posted else patience_s):
+            key.data()
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+
+    def close(self) -> None:
+        """Nothing is waited for any more. What was posted is done first."""
+        self._closed.set()
+        while self._posted:
+            self._posted.popleft()()
+        if self._selector.get_map() is not None:
+            self._selector.close()
+            os.close(self._ear)
+            os.close(self._bell)
+
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._ear, 4096)

@@ -1,0 +1,136 @@
+"""Who is connected, and what each has done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from headway.core import Receipt
+    from headway.runtime.parcel import Session
+
+__all__ = ["Member", "Members"]
+
+_RECENT = 0.1
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Member:
+    """A worker that was let in, and all that is told of it.
+
+    Attributes:
+        name: Its name.
+        index: A number that it keeps, from 0, in the order in which names were first seen.
+        instance: What its process calls itself.
+        session: Its connection; ``None``: it is not here now.
+        joined_s: When it joined last, in the server's seconds.
+        seen_s: When it was heard of last.
+        jobs: Its jobs in flight.
+        asking: How many jobs it has asked for and not been given.
+        counts: Receipts by status, and rejected ones as ``"rejected:<reason>"``.
+        staleness: Of its recent updates, in versions.
+        left: Why it is not here: ``"left"`` or ``"lost"``.
+    """
+
+    name: str
+    index: int
+    instance: str
+    session: Session | None
+    joined_s: float
+    seen_s: float
+    jobs: set[int] = field(default_factory=set)
+    asking: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    staleness: float = 0.0
+    left: str = ""
+
+    def note(self, receipt: Receipt) -> None:
+        """Count a receipt.
+
+        Args:
+            receipt: What became of an update of its.
+        """
+        self.counts["updates"] += 1
+        self.counts[receipt.status] += 1
+        if receipt.status == "rejected":
+            self.counts[f"rejected:{receipt.reason}"] += 1
+            return
+        share = 1.0 if self.counts["applied"] + self.counts["buffered"] == 1 else _RECENT
+        self.staleness += share * (receipt.staleness - self.staleness)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Say in plain JSON how it is.
+
+        Args:
+            now: The server's time.
+        """
+        state = self.left or ("working" if self.jobs else "waiting" if self.asking else "idle")
+        return {
+            "name": self.name,
+            "state": state,
+            "jobs": len(self.jobs),
+            "updates": self.counts["updates"],
+            "applied": self.counts["applied"],
+            "buffered": self.counts["buffered"],
+            "rejected": self.counts["rejected"],
+            "reasons": {
+                key.partition(":")[2]: count
+                for key, count in sorted(self.counts.items())
+                if key.startswith("rejected:")
+            },
+            "lost": self.counts["lost"],
+            "staleness": round(self.staleness, 3),
+            "joined_s": round(self.joined_s, 3),
+            "seen_s_ago": round(max(0.0, now - self.seen_s), 3),
+        }
+
+
+@final
+class Members:
+    """All workers that were ever let in, by name and by connection."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Member] = {}
+        self.here: dict[Session, Member] = {}
+        self.num_joins = 0
+
+    def free_name(self) -> str:
+        """A name that nobody has had."""
+        number = len(self.by_name)
+        while f"worker-{number}" in self.by_name:
+            number += 1
+        return f"worker-{number}"
+
+    def join(self, name: str, instance: str, session: Session, now: float) -> Member:
+        """Let a worker in.
+
+        Args:
+            name: Of one that is not here now.
+            instance: What its process calls itself.
+            session: Its connection.
+            now: The server's time.
+        """
+        member = self.by_name.get(name)
+        if member is None:
+            member = Member(name, len(self.by_name), instance, session, now, now)
+            self.by_name[name] = member
+        member.instance, member.session = instance, session
+        member.joined_s = member.seen_s = now
+        member.jobs, member.asking, member.left = set(), 0, ""
+        self.here[session] = member
+        self.num_joins += 1
+        return member
+
+    def leave(self, member: Member, why: str) -> None:
+        """It is no longer here.
+
+        Args:
+            member: Who.
+            why: ``"left"`` or ``"lost"``.
+        """
+        if member.session is not None:
+            self.here.pop(member.session, None)
+        member.session, member.left, member.asking = None, why, 0
+        member.jobs = set()
