@@ -169,13 +169,13 @@ class Exchange:
         return self._enter(header.welcome)
 
     def _enter(self, welcome: wire.Welcome) -> Invitation:
-        self._shared = bool(welcome.pushes.segment) and self._link.attach(welcome)
         try:
             model = json.loads(welcome.model) if welcome.model else None
             layout = ParameterLayout.from_description(json.loads(welcome.layout))
             instructions = dict(json.loads(welcome.instructions))
         except (ValueError, TypeError, RecursionError) as error:
             raise ProtocolError("the server's welcome cannot be read", got=str(error)) from error
+        self._shared = self._link.attach(welcome, layout)
         return Invitation(welcome.worker, layout, model, instructions, self._shared)
 
     def ask(self) -> None:

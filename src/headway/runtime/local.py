@@ -104,12 +104,10 @@ class LocalLink:
 
     Args:
         pipe: Its end of the pipe.
-        layout: Of the model.
     """
 
-    def __init__(self, pipe: Connection, layout: ParameterLayout) -> None:
+    def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._layout = layout
         self._share: WorkerShare | None = None
 
     def send(self, parcel: Parcel) -> None:
@@ -149,13 +147,14 @@ class LocalLink:
             return Delivery(header)
         return Delivery(header, *self._share.take(vectors_of(header)))
 
-    def attach(self, welcome: Welcome) -> bool:
+    def attach(self, welcome: Welcome, layout: ParameterLayout) -> bool:
         """Map the segment that the server offers.
 
         Args:
-            welcome: The server's.
+            welcome: What the server said, and offered.
+            layout: Of the server's model.
         """
-        self._share = WorkerShare(self._layout, welcome)
+        self._share = WorkerShare(layout, welcome)
         return True
 
     def close(self) -> None:

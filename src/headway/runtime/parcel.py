@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from headway.core import Buffers
+from headway.core import Buffers, ParameterLayout
 from headway.runtime.wire import ToServer, ToWorker, Welcome
 
 __all__ = ["Delivery", "Parcel", "Session", "WorkerLink"]
@@ -95,11 +95,14 @@ class WorkerLink(Protocol):
         """
         ...
 
-    def attach(self, welcome: Welcome) -> bool:
-        """Take what the server offers for vectors: whether they are shared from now on.
+    def attach(self, welcome: Welcome, layout: ParameterLayout) -> bool:
+        """Make ready for vectors: whether they travel through shared memory from now on.
+
+        Called once, before the first vector.
 
         Args:
-            welcome: The server's.
+            welcome: What the server said, and offered.
+            layout: Of the server's model.
         """
         ...
 

@@ -26,11 +26,11 @@ from headway.simulation.flight import DROPPED, RETURNS, Flight
 from headway.simulation.links import moved_bytes
 from headway.simulation.population import client_name
 from headway.simulation.queue import COMPLETION, EVALUATION, LOSS, SERVED, TIMER, EventQueue
-from headway.simulation.replicas import Replicas
 from headway.simulation.serving import Line
 from headway.simulation.settings import Settings, server_for
 from headway.simulation.stop import Progress, Stop
 from headway.task import Assignment
+from headway.task.replicas import Replicas
 from headway.task.streams import Purpose, job_bits, stream_key
 
 __all__ = ["Engine", "Settings", "server_for"]
