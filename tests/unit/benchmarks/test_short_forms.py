@@ -11,6 +11,9 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
+# One run of each row of a published claim, with the first rates of its grid.
+UNTUNED = ["--seeds", "1", "--tuning-seeds", "0", "--processes", "1"]
+
 # The smallest arguments that each takes, and words of the first line of its table.
 SHORT = {
     "batched_training": (
@@ -28,6 +31,18 @@ SHORT = {
             ]
         ],
         "one thread",
+    ),
+    "claims_fedbuff": (
+        [*UNTUNED, "--concurrency", "4", "--clients", "8", "--updates", "24"],
+        "client updates",
+    ),
+    "claims_local_sgd": (
+        [*UNTUNED, "--problems", "mnist", "--updates", "8"],
+        "async, DN + DyLU",
+    ),
+    "claims_participation": (
+        [*UNTUNED, "--clients", "10", "--updates", "40"],
+        "distance to the optimum",
     ),
     "local_training": (["--seconds", "0.02"], "jobs/s"),
     "million_clients": (
@@ -52,6 +67,8 @@ SHORT = {
 
 def run(name, arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    # As for a script, whose own folder comes first.
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
     return capsys.readouterr().out
 
@@ -72,7 +89,10 @@ def test_it_prints_its_table(name, monkeypatch, capsys):
     assert len(printed.splitlines()) > 4
 
 
-@pytest.mark.parametrize("name", ["null_model", "server_apply"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("claims_fedbuff", marks=pytest.mark.slow), "null_model", "server_apply"],
+)
 def test_it_prints_the_same_as_json(name, monkeypatch, capsys):
     printed = json.loads(run(name, [*SHORT[name][0], "--json"], monkeypatch, capsys))
     rows = printed["rows"] if isinstance(printed, dict) else printed
