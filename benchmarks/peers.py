@@ -32,7 +32,9 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS, ROOT = HERE / "_peers", HERE.parent
-TORCH = "torch==2.13.0"
+# Pinned where Headway's own is: an open range brings several gigabytes along.
+PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+TORCH = next(pin for pin in PINS if pin.startswith("torch=="))
 # Exact, so that a table can be had again. Torch is named in the second step too: nothing else may
 # choose another build of it.
 PEERS = {"flower": ["flwr[simulation]==1.41.0"], "pfl": ["pfl==0.6.0"]}
@@ -66,7 +68,7 @@ class Candidate:
             "FLWR_TELEMETRY_ENABLED": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": os.pathsep.join(
-                [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split()]
+                filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")])
             ),
         }
         self._process = subprocess.Popen(
