@@ -44,6 +44,7 @@ SHORT = {
         [*UNTUNED, "--clients", "10", "--updates", "40"],
         "distance to the optimum",
     ),
+    "claims_ringmaster": ([*UNTUNED, "--workers", "20", "--dim", "20"], "R or B"),
     "local_training": (["--seconds", "0.02"], "jobs/s"),
     "million_clients": (
         ["--kinds", "mlp", "--clients", "20", "60", "--concurrency", "10", "--checkpoint"],
