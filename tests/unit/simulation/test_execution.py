@@ -17,6 +17,7 @@ from headway.core.errors import ConfigurationError, HeadwayError
 from headway.simulation import Execution, every, until
 from headway.simulation import population as populations
 from headway.simulation.crew import Crew, many
+from headway.simulation.execution import Choice
 from headway.simulation.executor import OneByOne
 from headway.simulation.lookahead import LookAhead
 from headway.task import Assignment, LocalResult, LocalTraining, Task
@@ -311,6 +312,20 @@ def test_a_process_that_dies_is_told_of():
             list(crew([Assignment(0, start), Assignment(1, start)]))
     finally:
         crew.close()
+
+
+def test_another_process_that_does_not_compile_is_told_of():
+    class Here:
+        not_compiled = None
+
+    class There:
+        not_compiled = "not compiled: no C++ compiler"
+
+    about = {"mode": "groups", "compiled": True, "reason": "as it was asked for"}
+    choice = Choice(LookAhead(Notes(), 2), about, lambda: None, Here(), There())
+    found = choice.describe()
+    assert not found["compiled"]
+    assert found["reason"] == "as it was asked for; not compiled: no C++ compiler"
 
 
 def test_a_task_that_cannot_be_sent_is_refused_before_anything_is_trained():
