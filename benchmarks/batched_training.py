@@ -79,6 +79,7 @@ class Plain:
         self._data = [TensorDataset(*task._data.client(client)) for client in range(10)]
         self._turn = turn
         self.about: dict[str, Any] = {}
+        self.num_compiled = 0
 
     def turn(self) -> float:
         """Clients per second."""
@@ -122,8 +123,8 @@ class Simulated:
             record="nothing",
         )
         self._settings = settings
-        self.about = {}
-        self._seconds: list[float] = []
+        self.about: dict[str, Any] = {}
+        self._engine: Engine | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -135,6 +136,7 @@ class Simulated:
             engine = Engine(
                 self._settings, evaluated=lambda *_: self._pause(), reported=lambda _: None
             )
+            self._engine = engine
             self._points = -1  # The evaluation of the first model is no turn.
             engine.begin()
             engine.run()
@@ -151,6 +153,13 @@ class Simulated:
         if self._points:
             self._done.release()
             self._go.acquire()
+
+    @property
+    def num_compiled(self) -> int:
+        """How many shapes this process has compiled so far."""
+        trainer = None if self._engine is None else self._engine.choice.trainer
+        compiled = None if trainer is None else trainer._forward.compiled
+        return 0 if compiled is None else len(compiled._compiled)
 
     def turn(self) -> float:
         """Clients per second."""
@@ -193,14 +202,17 @@ def measure(
     rates: dict[tuple[str, int, str], list[float]] = {key: [] for key in found}
     for repeat in range(repeats + WARM):
         for key, candidate in found.items():
+            compiled = candidate.num_compiled
             rate = candidate.turn()
-            if repeat >= WARM:
+            # A turn in which something was compiled says nothing of the turns after it.
+            if repeat >= WARM and candidate.num_compiled == compiled:
                 rates[key].append(rate)
     rows = []
     bar = median(rates["plain", 1, "-"])
     for (kind, number, code), candidate in found.items():
         candidate.close()
-        values = rates[kind, number, code]
+        # Nothing is left where each turn compiled.
+        values = rates[kind, number, code] or [float("nan")]
         about = candidate.about
         rows.append(
             {
