@@ -45,16 +45,18 @@ class Execution:
 
     Args:
         mode: ``"groups"``: jobs in flight are trained together, as the rows of one matrix;
-            ``"one_by_one"``; or ``"auto"``: in groups where the model is small enough to gain from
-            it. On a CPU that is a fixed rule on its size, never a timing, so that a run can be had
-            again.
+            ``"one_by_one"``; or ``"auto"``: in groups where the model gains from it. On a CPU that
+            is a fixed rule, never a timing, so that a run can be had again: models of at most
+            32,768 parameters, and of any size those whose gradients are written out (linear layers,
+            ReLU, tanh, sigmoid and dropout, cross entropy or squared error, plain SGD).
         group_size: How many jobs at most in a group, at least 1; ``None``: by the same rule.
         processes: How many processes train, at least 1; others than the calling one are started for
             the run, which takes some seconds. The task must be made of functions and classes that
             a module defines at its top level, and a script starts its work under
             ``if __name__ == "__main__":``. On the CPU only.
         memory_bytes: What the models of a group may take, with gradients and local optimizers.
-        compile: Whether groups are trained with ``torch.compile``. It takes some seconds for each
+        compile: Whether groups are trained with ``torch.compile``, also in the place of gradients
+            that are written out. It takes some seconds for each
             size of batch, in each process, and a C++ compiler; without one, and for dropout and
             losses of your own, groups are trained as without it, and the result says so.
 
