@@ -7,7 +7,7 @@ of the number of workers closes most of the gap.
 
 Here: four workers with data of their own, AdamW inside, the four speeds of the paper's reference
 notebook (0.58 to 3.33 s for a step), the same number of updates for all. ``mnist``: an MLP 784-32-10
-on MNIST-5k, Dirichlet(0.3) labels, test loss. ``text``: a byte-level transformer on the sources of
+on MNIST-5k, Dirichlet labels, test loss. ``text``: a byte-level transformer on the sources of
 Python's standard library, each worker with other modules, bits per byte on held-out files. The figure
 is the mean of a run's last four evaluations, and the worst after its first half. Each row's outer
 rate comes from one grid, by the first figure, on seeds that are used for nothing else.
@@ -104,7 +104,7 @@ def text() -> hw.data.Federated:
     return hw.data.federated(train, hw.data.natural(owners), test=thinned)
 
 
-def task_of(problem: str, sync_every: int, seed: int) -> hw.Task:
+def task_of(problem: str, sync_every: int, alpha: float, seed: int) -> hw.Task:
     """The task; on MNIST the seed also divides the data."""
     local = hw.LocalTraining(
         steps=sync_every, batch_size=BATCH, optimizer="adamw", learning_rate=INNER_RATES[problem]
@@ -114,7 +114,7 @@ def task_of(problem: str, sync_every: int, seed: int) -> hw.Task:
         data = text()
     else:
         model = hw.models.mlp(784, 32, 10)
-        division = hw.data.dirichlet(WORKERS, alpha=0.3)
+        division = hw.data.dirichlet(WORKERS, alpha=alpha)
         data = hw.data.federated(hw.data.mnist_5k(), division, seed=seed)
     return hw.Task(
         model, "cross_entropy", data, local=local, metrics=(FIGURES[problem],), name=problem
@@ -123,8 +123,8 @@ def task_of(problem: str, sync_every: int, seed: int) -> hw.Task:
 
 def run(job: tuple[Any, ...]) -> dict[str, float]:
     """Train for a number of updates."""
-    (name, problem, updates, sync_every), rate, seed = job
-    task = task_of(problem, sync_every, seed)
+    (name, problem, updates, sync_every, alpha), rate, seed = job
+    task = task_of(problem, sync_every, alpha, seed)
     result = hw.simulate(
         task,
         make(name, rate, sync_every),
@@ -152,7 +152,8 @@ def score(job: tuple[Any, ...]) -> float:
 def measure(problem: str, arguments: Any) -> list[dict[str, Any]]:
     """Tune, run all seeds, and compare with the synchronous runs seed by seed."""
     updates = arguments.updates or UPDATES[problem]
-    rows = {(name, problem, updates, SYNC_EVERY[problem]): RATES for name in ALGORITHMS}
+    common = (problem, updates, SYNC_EVERY[problem], arguments.alpha)
+    rows = {(name, *common): RATES for name in ALGORITHMS}
     chosen = tune(score, rows, arguments.tuning_seeds, arguments.processes)
     jobs = [(row, chosen[row], seed) for row in rows for seed in range(arguments.seeds)]
     runs = in_parallel(run, jobs, arguments.processes)
@@ -174,9 +175,12 @@ def main() -> None:
     made.add_argument(
         "--updates", type=int, help="of each run; by default 160 on mnist, 120 on text"
     )
+    made.add_argument(
+        "--alpha", type=float, default=0.3, help="of the labels; large: alike workers"
+    )
     arguments = made.parse_args()
     for problem in arguments.problems:
-        data = text().train.name if problem == "text" else "mnist_5k"
+        data = text().train.name if problem == "text" else f"mnist_5k, alpha {arguments.alpha:g}"
         updates = arguments.updates or UPDATES[problem]
         title = (
             f"{data}, {updates} updates of {SYNC_EVERY[problem]} local steps, "
