@@ -9,7 +9,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, final
 
 from torch import Tensor
@@ -74,6 +74,7 @@ class _Told:
     stop: str | None = None
     drain: bool = False
     waiting: str = ""
+    looks: list[Work] = field(default_factory=list)
 
 
 @final
@@ -186,6 +187,26 @@ class Exchange:
         """
         self._link.send(Parcel(wire.ToServer(ask=wire.Ask(shared=self._shared))))
 
+    def look(self, timeout_s: float | None = None) -> Work | None:
+        """The server's model as it is now; ``None``: it wants this worker to leave, or is too slow.
+
+        Args:
+            timeout_s: How long to wait, in seconds; ``None``: for ever.
+
+        Returns:
+            No job: it is not handed in. Its vectors are valid until something else is asked for.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        looks = self._told.looks
+        looks.clear()
+        self._link.send(Parcel(wire.ToServer(ask=wire.Ask(shared=self._shared, look=True))))
+        while not looks and self._told.stop is None:
+            if not self._hear(timeout_s):
+                return None
+        return looks[-1] if looks else None
+
     def next(self, timeout_s: float | None = None) -> Work | None:
         """The next job; ``None``: the server wants this worker to leave, or none came in time.
 
@@ -297,7 +318,9 @@ class Exchange:
             return False
         header = delivery.header
         kind = header.WhichOneof("kind")
-        if kind == "job":
+        if kind == "job" and header.job.look:
+            self._told.looks.append(_work(delivery))
+        elif kind == "job":
             self._told.waiting = ""
             self._jobs.append(_work(delivery))
         elif kind == "receipt":

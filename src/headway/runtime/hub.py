@@ -244,6 +244,8 @@ class Hub:
             member.seen_s = self.now
             if kind == "push":
                 self._push(member, session, parcel)
+            elif kind == "ask" and parcel.header.ask.look:
+                self._show(session)
             elif kind == "ask":
                 self._ask(member, session)
             elif kind == "leave":
@@ -316,6 +318,13 @@ class Hub:
             self._pair()
             return
         self._deal(member, self.server.checkout(member.name, self.now))
+
+    def _show(self, session: Session) -> None:
+        """Send the model as it is, without a job: a copy, because nothing holds a snapshot of it."""
+        parameters, buffers = self.server.parameters.clone(), self.server.buffers
+        letter = wire.ToWorker(job=wire.Job(version=self.server.version, look=True))
+        self.tally.send(parameters, buffers)
+        session.send(letter, parameters, None if buffers is None else buffers.clone())
 
     def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
         push, now = parcel.header.push, self.now

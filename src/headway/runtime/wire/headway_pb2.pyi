@@ -115,26 +115,30 @@ class Refused(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., help: _Optional[str] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("shared",)
+    __slots__ = ("shared", "look")
     SHARED_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
     shared: bool
-    def __init__(self, shared: _Optional[bool] = ...) -> None: ...
+    look: bool
+    def __init__(self, shared: _Optional[bool] = ..., look: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "version", "model", "order", "seed", "client")
+    __slots__ = ("id", "version", "model", "order", "seed", "client", "look")
     ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
     id: int
     version: int
     model: Vectors
     order: Order
     seed: int
     client: int
-    def __init__(self, id: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[_Union[Vectors, _Mapping]] = ..., order: _Optional[_Union[Order, _Mapping]] = ..., seed: _Optional[int] = ..., client: _Optional[int] = ...) -> None: ...
+    look: bool
+    def __init__(self, id: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[_Union[Vectors, _Mapping]] = ..., order: _Optional[_Union[Order, _Mapping]] = ..., seed: _Optional[int] = ..., client: _Optional[int] = ..., look: _Optional[bool] = ...) -> None: ...
 
 class Order(_message.Message):
     __slots__ = ("steps", "epochs", "learning_rate", "fragment", "proximal", "sent_fragment")
