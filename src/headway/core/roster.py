@@ -3,63 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from headway.core import tree
 from headway.core.errors import StateError
 from headway.core.gate import Gate
 from headway.core.scheduler import Observing, Scheduler
-from headway.core.update import Effect, Receipt, Wake
+from headway.core.update import Effect, Wake
+from headway.core.worker import (
+    AWAY,
+    REFUSED,
+    WAITING,
+    WOKEN,
+    Worker,
+    dump_workers,
+    load_workers,
+    without,
+)
 
-__all__ = ["Roster", "Worker"]
-
-_PLACES = AWAY, WAITING, REFUSED, WOKEN = "away", "waiting", "refused", "woken"
-_RECEIPTS_KEPT = 4
-
-
-@dataclass(slots=True)
-class Worker:
-    """What the server knows of a worker. ``place``: whether it waits, and how.
-
-    ``undelivered``: jobs that the server ended itself, and whose updates have not come. Jobs and
-    receipts are short tuples and not lists: there may be a million workers.
-    """
-
-    index: int
-    name: str
-    place: str = AWAY
-    lost: bool = False
-    version: int = 0
-    jobs: tuple[int, ...] = ()
-    receipts: tuple[Receipt, ...] = ()
-    undelivered: tuple[int, ...] = ()
-
-    def remember(self, receipt: Receipt) -> None:
-        """Keep a receipt, so that the same job submitted again gets it again.
-
-        Only the newest keeps its answer: a rule may reuse the memory of the one before it.
-        """
-        if receipt.effects:
-            # They are carried out once: what is kept for a retry holds none.
-            kept: Any = (*receipt[:-1], ())
-            receipt = tuple.__new__(Receipt, kept)
-        if receipt.answer is not None:
-            self.receipts = tuple([older._replace(answer=None) for older in self.receipts])
-        before = self.receipts
-        self.receipts = (*(before if len(before) < _RECEIPTS_KEPT else before[1:]), receipt)
-
-    def expect(self, job: int) -> None:
-        """This job ended without its update, which may still be on its way."""
-        self.undelivered = (*self.undelivered[1 - _RECEIPTS_KEPT :], job)
-
-    def deliver(self, receipt: Receipt, version: int) -> Receipt:
-        """The update of such a job is here: its receipt is given for the first time, as of now."""
-        base = receipt.version - receipt.staleness
-        given = receipt._replace(staleness=version - base, version=version)
-        self.receipts = tuple([given if old is receipt else old for old in self.receipts])
-        self.undelivered = _without(self.undelivered, receipt.job)
-        return given
+__all__ = ["WOKEN", "Roster", "Worker"]
 
 
 class Roster:
@@ -201,12 +163,12 @@ class Roster:
 
     def finish(self, worker: Worker, job: int) -> None:
         """The worker's update arrived."""
-        worker.jobs = _without(worker.jobs, job)
+        worker.jobs = without(worker.jobs, job)
         self.num_running -= 1
 
     def abandon(self, worker: Worker, job: int) -> bool:
         """The worker's job ended without an update, and the worker is still there."""
-        worker.jobs = _without(worker.jobs, job)
+        worker.jobs = without(worker.jobs, job)
         self.num_running -= 1
         return self.gate.left(worker.index, self.gate_state, gone=False)
 
@@ -229,7 +191,7 @@ class Roster:
         """Everything, as a plain tree."""
         return {
             "names": list(self.names),
-            "workers": [self._dump_worker(worker) for worker in self._workers.values()],
+            "workers": dump_workers(self._workers.values()),
             "refused": list(self._refused),
             "gate": tree.dump(self.gate_state),
             "scheduler": tree.dump(self.scheduler_state),
@@ -240,10 +202,7 @@ class Roster:
         self.names = list(state["names"])
         self._index = {name: index for index, name in enumerate(self.names)}
         self._workers = {}
-        for saved in state["workers"]:
-            worker = self._load_worker(saved)
-            if self._index.get(worker.name) != worker.index or worker.place not in _PLACES:
-                raise StateError("a saved worker is not one", got=f"{worker.name}: {worker.place}")
+        for worker in load_workers(state["workers"], self.names):
             self._workers[worker.index] = worker
         self._refused = dict.fromkeys(state["refused"])
         if any(self._workers[index].place != REFUSED for index in self._refused):
@@ -254,20 +213,3 @@ class Roster:
         self.num_woken = sum(worker.place == WOKEN for worker in everyone)
         self.gate_state = tree.load(self.gate.init(), state["gate"])
         self.scheduler_state = tree.load(self.scheduler_state, state["scheduler"])
-
-    @staticmethod
-    def _dump_worker(worker: Worker) -> dict[str, Any]:
-        saved: dict[str, Any] = tree.dump(replace(worker, receipts=()))
-        # Effects, the last field, were carried out when the receipt was first given.
-        saved["receipts"] = [tree.dump(list(receipt[:-1])) for receipt in worker.receipts]
-        return saved
-
-    @staticmethod
-    def _load_worker(saved: dict[str, Any]) -> Worker:
-        values = tree.copy(saved)
-        values["receipts"] = tuple([Receipt(*receipt) for receipt in values["receipts"]])
-        return Worker(**values)
-
-
-def _without(jobs: tuple[int, ...], job: int) -> tuple[int, ...]:
-    return () if len(jobs) == 1 else tuple([other for other in jobs if other != job])
