@@ -12,24 +12,24 @@ from functools import lru_cache
 from math import isfinite
 from operator import index
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, final
 
 from headway.core.errors import LogDamagedError
 from headway.core.events import Event, from_record, to_record
 from headway.observe import files
+from headway.observe.appender import Appender
 from headway.observe.fields import FREQUENT, Kind, by_kind
 from headway.observe.payloads import PayloadReader
 from headway.observe.strict import dumps
 
 __all__ = ["EventLog", "encode_event", "encode_events", "read_events"]
 
-_BUFFER_BYTES: Final = 1 << 20
 # Blocks keep the columns of a long list of events in the processor's caches.
 _BLOCK: Final = 1024
 
 
-class EventLog:
+@final
+class EventLog(Appender):
     """Appends events to a file. What was appended is safe from a crash after :meth:`flush`.
 
     Args:
@@ -40,9 +40,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with files.working_on(path):
-            self._file = path.open("ab", buffering=_BUFFER_BYTES)
+        super().__init__(path)
 
     def append(self, events: Sequence[Event]) -> None:
         """Append events, without their payloads.
@@ -60,50 +58,7 @@ class EventLog:
             RunFolderError: The file cannot be written.
         """
         if lines:
-            with files.working_on(self.path):
-                self._file.write("\n".join([*lines, ""]).encode())
-
-    def flush(self) -> None:
-        """Hand everything to the operating system: it outlives this process.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        with files.working_on(self.path):
-            self._file.flush()
-
-    def mark(self) -> int:
-        """Bring everything to the disk: how long the file is now, in bytes.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        self.flush()
-        with files.working_on(self.path):
-            files.sync(self.path)
-            return self._file.tell()
-
-    def close(self) -> None:
-        """Bring everything to the disk, and close the file. May be called twice.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        if not self._file.closed:
-            with files.working_on(self.path):
-                self._file.close()
-                files.sync(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+            self.put("\n".join([*lines, ""]).encode())
 
 
 def encode_events(events: Sequence[Event]) -> list[str]:

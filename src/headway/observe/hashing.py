@@ -13,8 +13,8 @@ from torch import Tensor
 
 from headway.core.events import Event, Noted, Submitted, to_record
 from headway.core.layout import Buffers
+from headway.observe.blocks import little_endian
 from headway.observe.fields import FREQUENT, by_kind
-from headway.observe.payloads import little_endian
 from headway.observe.strict import dumps
 
 if TYPE_CHECKING:

@@ -19,23 +19,20 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from headway.core.errors import ArgumentTypeError, LogDamagedError
+from headway.core.errors import LogDamagedError
 from headway.core.layout import Buffers
-from headway.observe import files, odd, strict
+from headway.observe import blocks, files, odd, strict
+from headway.observe.appender import Appender
 
-__all__ = ["PayloadReader", "PayloadWriter", "Record", "little_endian"]
+__all__ = ["PayloadReader", "PayloadWriter", "Record"]
 
 _MAGIC: Final = b"\x89HWPAY\r\n"
 _VERSION: Final = 1
@@ -44,17 +41,6 @@ _MARK: Final = b"HREC"
 _LENGTHS: Final = Struct("<4sIIQ")
 _CRC: Final = Struct("<I")
 _HEADER_BYTES: Final = _LENGTHS.size + _CRC.size
-
-# numpy has no bfloat16: its bits travel as an integer of the same width.
-_DTYPES: Final[dict[str, tuple[torch.dtype, str]]] = {
-    "float64": (torch.float64, "<f8"),
-    "float32": (torch.float32, "<f4"),
-    "float16": (torch.float16, "<f2"),
-    "bfloat16": (torch.bfloat16, "<i2"),
-    "int64": (torch.int64, "<i8"),
-    "uint8": (torch.uint8, "|u1"),
-}
-_CARRIED_AS: Final = {torch.bfloat16: torch.int16}
 
 
 class Record(NamedTuple):
@@ -77,7 +63,8 @@ class Record(NamedTuple):
         return Buffers(self.tensors["floating"], self.tensors["integer"])
 
 
-class PayloadWriter:
+@final
+class PayloadWriter(Appender):
     """Appends records to a file.
 
     Args:
@@ -89,13 +76,10 @@ class PayloadWriter:
     """
 
     def __init__(self, path: Path, *, num_records: int = 0) -> None:
-        self.path = path
+        super().__init__(path, "r+b" if num_records else "wb")
         self.num_records = num_records
-        with files.working_on(path):
-            self._file = path.open("r+b" if num_records else "wb", buffering=1 << 20)
-            self._file.seek(0, os.SEEK_END)
-            if not num_records:
-                self._file.write(_FILE_HEADER.pack(_MAGIC, _VERSION))
+        if not num_records:
+            self.put(_FILE_HEADER.pack(_MAGIC, _VERSION))
 
     def append(
         self, payload: Tensor, buffers: Buffers | None = None, *, meta: Mapping[str, Any]
@@ -112,76 +96,21 @@ class PayloadWriter:
 
         Raises:
             ArgumentTypeError: A tensor is not flat, or of another dtype.
-            RunFolderError: The file cannot be written.
+            RunFolderError: The file cannot be written; the record is not in it.
         """
         named = {"payload": payload}
         if buffers is not None:
             named |= {"floating": buffers.floating, "integer": buffers.integer}
-        blocks = [little_endian(tensor) for tensor in named.values()]
-        shapes = [[name, _name_of(tensor), tensor.numel()] for name, tensor in named.items()]
+        shapes, data = blocks.describe(named)
         head = strict.dumps({**meta, "tensors": shapes}).encode()
-        size = sum(block.nbytes for block in blocks)
-        lengths = _LENGTHS.pack(_MARK, self.num_records, len(head), size)
+        lengths = _LENGTHS.pack(_MARK, self.num_records, len(head), sum(map(len, data)))
         head = lengths + _CRC.pack(zlib.crc32(lengths)) + head
-        with files.working_on(self.path):
-            start = self._file.tell()
-            try:
-                crc = zlib.crc32(head)
-                self._file.write(head)
-                for block in blocks:
-                    crc = zlib.crc32(block.data, crc)
-                    self._file.write(block.data)
-                self._file.write(_CRC.pack(crc))
-            except BaseException:
-                # Half a record, from a full disk or Ctrl-C, would spoil all that follow it.
-                with suppress(OSError):
-                    self._file.seek(start)
-                    self._file.truncate()
-                raise
+        crc = zlib.crc32(head)
+        for block in data:
+            crc = zlib.crc32(block, crc)
+        self.put(head, *data, _CRC.pack(crc))
         self.num_records += 1
         return self.num_records - 1
-
-    def flush(self) -> None:
-        """Hand everything to the operating system: it outlives this process.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        with files.working_on(self.path):
-            self._file.flush()
-
-    def mark(self) -> int:
-        """Bring everything to the disk: how long the file is now, in bytes.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        self.flush()
-        with files.working_on(self.path):
-            files.sync(self.path)
-            return self._file.tell()
-
-    def close(self) -> None:
-        """Bring everything to the disk, and close the file. May be called twice.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        if not self._file.closed:
-            with files.working_on(self.path):
-                self._file.close()
-                files.sync(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class PayloadReader:
@@ -304,14 +233,12 @@ class PayloadReader:
     def _body(self, number: int, head: bytes, meta_bytes: int, data_bytes: int) -> Record:
         raw = self._file.read(meta_bytes)
         meta, shapes = self._meta(number, raw, data_bytes)
-        crc = zlib.crc32(raw, zlib.crc32(head))
-        tensors = {}
-        for name, dtype, numel in shapes:
-            block = np.empty(numel, dtype=_DTYPES[dtype][1])
-            if self._file.readinto(block.view(np.uint8).data) != block.nbytes:
-                raise self._damaged(number, "the file ends within it")
-            crc = zlib.crc32(block.data, crc)
-            tensors[name] = _tensor(block, _DTYPES[dtype][0])
+        try:
+            tensors, crc = blocks.read_tensors(
+                self._file.readinto, shapes, zlib.crc32(raw, zlib.crc32(head))
+            )
+        except EOFError:
+            raise self._damaged(number, "the file ends within it") from None
         if self._file.read(_CRC.size) != _CRC.pack(crc):
             raise self._damaged(number, "it fails the checksum")
         for name, about in dict(meta.get("odd", {})).items():
@@ -320,16 +247,14 @@ class PayloadReader:
 
     def _meta(
         self, number: int, raw: bytes, data_bytes: int
-    ) -> tuple[dict[str, Any], list[tuple[str, str, int]]]:
+    ) -> tuple[dict[str, Any], list[blocks.Shape]]:
         # This is read before its checksum is known, so that the data need not be read twice.
         try:
             meta = strict.loads(raw.decode())
-            shapes = [(str(name), str(dtype), numel) for name, dtype, numel in meta["tensors"]]
-            sizes = [np.dtype(_DTYPES[dtype][1]).itemsize * numel for _, dtype, numel in shapes]
-            counted = all(type(numel) is int and numel >= 0 for _, _, numel in shapes)
+            shapes = blocks.parse_shapes(meta["tensors"])
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise self._damaged(number, f"its description does not parse: {error!r}") from error
-        if not counted or sum(sizes) != data_bytes:
+        if not blocks.fit(shapes, data_bytes):
             raise self._damaged(number, "its description does not fit its length")
         return meta, shapes
 
@@ -340,36 +265,3 @@ class PayloadReader:
             got=what,
             help="restore the file, or read the events without their payloads",
         )
-
-
-def little_endian(tensor: Tensor) -> NDArray[Any]:
-    """A flat tensor's bytes as a little-endian array; shares its memory where it can.
-
-    Raises:
-        ArgumentTypeError: It is not flat, or of a dtype that a payload cannot have.
-
-    Example:
-        >>> little_endian(torch.tensor([1, 2])).tobytes().hex()
-        '01000000000000000200000000000000'
-    """
-    if tensor.dim() != 1:
-        raise ArgumentTypeError("this is not a flat tensor", got=f"shape {list(tensor.shape)}")
-    dtype = _DTYPES[_name_of(tensor)][1]
-    here = tensor.detach().cpu().contiguous()
-    carrier = _CARRIED_AS.get(here.dtype)
-    array: NDArray[Any] = (here if carrier is None else here.view(carrier)).numpy()
-    return array.astype(dtype, copy=False)
-
-
-def _tensor(block: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    native = torch.from_numpy(block.astype(block.dtype.newbyteorder("="), copy=False))
-    return native.view(dtype) if dtype in _CARRIED_AS else native
-
-
-def _name_of(tensor: Tensor) -> str:
-    name = str(tensor.dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise ArgumentTypeError(
-            "a payload cannot have this dtype", got=name, expected=", ".join(_DTYPES)
-        )
-    return name
