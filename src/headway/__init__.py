@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from headway import algorithms, core, data, models, tasks
     from headway.algorithms import schedulers, staleness
     from headway.core import Algorithm, Server, Update, errors
+    from headway.runtime import compression
+    from headway.runtime.processes import Processes
     from headway.simulation import (
         BusyServer,
         Comparison,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         until,
     )
     from headway.task import LocalTraining, Task, optim
+    from headway.training import run
 
 __version__ = "0.1.0.dev0"
 
@@ -43,6 +46,7 @@ __all__ = [
     "Comparison",
     "Execution",
     "LocalTraining",
+    "Processes",
     "Result",
     "Server",
     "SimulatedStaleness",
@@ -51,6 +55,7 @@ __all__ = [
     "__version__",
     "algorithms",
     "compare",
+    "compression",
     "core",
     "data",
     "errors",
@@ -58,6 +63,7 @@ __all__ = [
     "models",
     "optim",
     "population",
+    "run",
     "schedulers",
     "simulate",
     "staleness",
@@ -72,6 +78,7 @@ _HOME = {
     "Execution": "headway.simulation:Execution",
     "Comparison": "headway.simulation:Comparison",
     "LocalTraining": "headway.task:LocalTraining",
+    "Processes": "headway.runtime.processes:Processes",
     "Result": "headway.simulation:Result",
     "Server": "headway.core:Server",
     "SimulatedStaleness": "headway.simulation:SimulatedStaleness",
@@ -79,6 +86,7 @@ _HOME = {
     "Update": "headway.core:Update",
     "algorithms": "headway.algorithms",
     "compare": "headway.simulation:compare",
+    "compression": "headway.runtime.compression",
     "core": "headway.core",
     "data": "headway.data",
     "errors": "headway.core.errors",
@@ -86,6 +94,7 @@ _HOME = {
     "models": "headway.models",
     "optim": "headway.task.optim",
     "population": "headway.simulation.population",
+    "run": "headway.training:run",
     "schedulers": "headway.algorithms.schedulers",
     "simulate": "headway.simulation:simulate",
     "staleness": "headway.algorithms.staleness",

@@ -64,6 +64,8 @@ class Result:
             ``"waiting_at_end"`` updates, and its ``"utilisation"`` in [0, 1]. Empty for others.
         execution: How the clients were trained: ``"mode"``, ``"group_size"``, ``"processes"``, the
             ``"reason"``, and where there were groups, ``"num_groups"`` and ``"mean_group_size"``.
+            Of a run with real workers: ``"mode"`` is ``"workers"``, and ``"updates"`` says how many
+            came from each.
         stop_reason: What ended the run.
         interrupted: Whether it was stopped from outside.
         warnings: What the user should know, once each.
@@ -330,7 +332,7 @@ class Result:
             ("idle share", text.percent(self.idle_share)),
             *self._server_rows(),
             *self._execution_rows(),
-            ("virtual time", text.seconds(self.virtual_time_s)),
+            *self._virtual_rows(),
             ("wall time", text.seconds(self.wall_time_s)),
             ("stopped by", self._stop_text()),
         ]
@@ -345,10 +347,18 @@ class Result:
         mean, most = (text.seconds(self.server[key]) for key in ("mean_wait_s", "max_wait_s"))
         return [("server", f"busy {busy}; updates waited {mean} on average, {most} at most")]
 
+    def _virtual_rows(self) -> list[tuple[str, str]]:
+        if self.execution.get("mode") == "workers":
+            return []
+        return [("virtual time", text.seconds(self.virtual_time_s))]
+
     def _execution_rows(self) -> list[tuple[str, str]]:
         about = self.execution
         if not about:
             return []
+        if about["mode"] == "workers":
+            shares = ", ".join(f"{name} {count:,}" for name, count in about["updates"].items())
+            return [("updates from", shares)]
         told = f"one by one: {about['reason']}"
         if about["mode"] == "groups":
             told = f"in groups of up to {about['group_size']}"

@@ -47,6 +47,11 @@ class Deals:
         self._ready: dict[str, None] = {}
         self._idle: list[Member] = []
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether somebody would work, and nobody's turn it is: nothing is out, and nothing comes."""
+        return bool(self._idle) and not self._ready and not self.in_flight
+
     def index(self, name: str) -> int:
         """The number of a client."""
         return self._index[name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -238,6 +239,22 @@ class Exchange:
         while self._hear(0.0):
             pass
         return work.job in self._cancelled or not self.drains
+
+    def linger(self, work: Work, duration_s: float) -> bool:
+        """Wait, and listen meanwhile: whether the job is still wanted at the end.
+
+        Ends early where the job is cancelled, or the server wants this worker to leave.
+
+        Args:
+            work: A job that was not handed in.
+            duration_s: How long, in seconds.
+        """
+        until = time.monotonic() + duration_s
+        while (left_s := until - time.monotonic()) > 0.0:
+            if work.job in self._cancelled or self._told.stop is not None:
+                break
+            self._hear(left_s)
+        return not self.is_cancelled(work)
 
     def push(
         self,

@@ -48,6 +48,7 @@ class Hub:
             of the client lives there.
         clock: The server's time in seconds; by default, seconds since the hub was made.
         settled: Called by the hub's thread when it has done all that there was to do.
+        arrived: Called by the hub's thread after each update, also where several come in one turn.
 
     Attributes:
         server: The state machine. For the hub's thread only; others use :meth:`call`.
@@ -66,6 +67,7 @@ class Hub:
         pinned: bool = False,
         clock: Callable[[], float] | None = None,
         settled: Callable[[Hub], None] | None = None,
+        arrived: Callable[[Hub], None] | None = None,
     ) -> None:
         began = time.monotonic()
         self.server = server
@@ -74,6 +76,7 @@ class Hub:
         self.error: BaseException | None = None
         self.clock = clock or (lambda: time.monotonic() - began)
         self.settled = settled
+        self.arrived = arrived
         self._porter = porter
         self._training_key = stream_key(seed, Purpose.TRAINING)
         self._deals = Deals(clients, pinned=pinned)
@@ -94,6 +97,11 @@ class Hub:
     def now(self) -> float:
         """The server's time, in seconds."""
         return self.clock()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether executors have nothing to do, and nothing that could change that will come."""
+        return self._deals.is_stuck and not self._timers
 
     # --- for any thread
 
@@ -153,6 +161,10 @@ class Hub:
             drain: Whether work that is nearly done is wanted.
             within_s: How long to wait for them, in seconds.
         """
+        if self._state == "running" and self.loop.is_own():
+            # At once: what came in the same turn is not taken any more.
+            self._begin_to_stop(reason, drain=drain, within_s=within_s)
+            return
         self.loop.post(lambda: self._begin_to_stop(reason, drain=drain, within_s=within_s))
 
     def join(self, timeout_s: float | None = None) -> bool:
@@ -213,6 +225,8 @@ class Hub:
     def _end(self) -> None:
         for session in list(self.members.here):
             session.close()
+        for given in self._deals.in_flight.values():
+            self.tally.leave(given.number, self.now - given.since_s)
         if self.error is None:
             try:
                 self.server.tick(self.now, closing=True)
@@ -280,6 +294,10 @@ class Hub:
         session.close()
         if member is None:
             return
+        if self._state == "stopping" and why == "left":
+            # Its jobs are in flight at the end, which is no loss.
+            self.members.leave(member, why)
+            return
         jobs = [given for job in sorted(member.jobs) if (given := self._deals.end(job))]
         self.members.leave(member, why)
         member.counts["lost"] += len(jobs)
@@ -332,6 +350,11 @@ class Hub:
             return
         given = self._deals.end(push.job)
         member.jobs.discard(push.job)
+        if given is None and self._deals.clients is not None:
+            # Cancelled while it was on its way; the cancellation has asked for the next one.
+            late = wire.Receipt(job=push.job, status="rejected", reason="unknown_job")
+            session.send(wire.ToWorker(receipt=late))
+            return
         name = member.name if given is None else given.name
         update = read_update(name, parcel)
         again = push.again if self._deals.clients is None else True
@@ -354,6 +377,8 @@ class Hub:
         self._carry(receipt.effects)
         if self._deals.clients is not None:
             self._pair()
+        if self.arrived is not None:
+            self.arrived(self)
 
     # --- what the server says
 

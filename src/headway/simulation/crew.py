@@ -25,6 +25,7 @@ from headway.core import Buffers, WorkOrder
 from headway.core.errors import ConfigurationError, HeadwayError
 from headway.simulation.lookahead import TrainMany
 from headway.task import Assignment, LocalResult
+from headway.task.sending import start
 
 if TYPE_CHECKING:
     from headway.core import Algorithm
@@ -232,15 +233,10 @@ class _Hand:
             name=f"trainer-{index}",
         )
         try:
-            self._process.start()
-        except (AttributeError, TypeError, ValueError) as error:
+            start(self._process, where="Execution(processes=...)")
+        except BaseException:
             self._pipe.close()
-            raise _not_sendable(error) from error
-        except Exception as error:
-            self._pipe.close()
-            if "pickl" not in type(error).__name__.lower():
-                raise
-            raise _not_sendable(error) from error
+            raise
         finally:
             theirs.close()
         self._models: Tensor | None = None
@@ -311,16 +307,6 @@ class _Hand:
             got=f"{self._process.name}, exit code {self._process.exitcode}",
             help="was it killed, or was there too little memory? Try fewer processes",
         )
-
-
-def _not_sendable(error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        "the task or the algorithm cannot be sent to another process",
-        where="Execution(processes=...)",
-        got=str(error),
-        expected="functions and classes that a module defines at its top level",
-        help="define the model, the loss and the like in a module, or use one process",
-    )
 
 
 def _work(

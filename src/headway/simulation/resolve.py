@@ -97,6 +97,7 @@ def resolve(
     device: str | torch.device = "cpu",
     record: Recording = "events",
     observers: Sequence[Observer] = (),
+    where: str = "simulate",
 ) -> Settings:
     """Check the arguments of ``simulate``, and fill in what was left out.
 
@@ -107,12 +108,12 @@ def resolve(
         ArgumentTypeError: One is of the wrong kind.
         ConfigurationError: One, or a combination of them, cannot be used.
     """
-    check_kind("task", task)
-    check_kind("algorithm", algorithm)
-    check_kind("stop", stop)
+    check_kind("task", task, where=where)
+    check_kind("algorithm", algorithm, where=where)
+    check_kind("stop", stop, where=where)
     if record not in _RECORDINGS:
         raise UnknownNameError.of(
-            "recording", str(record), _RECORDINGS, where="simulate(record=...)"
+            "recording", str(record), _RECORDINGS, where=f"{where}(record=...)"
         )
     if population is None:
         population = constant(task.num_clients)
@@ -127,15 +128,15 @@ def resolve(
     if scheduler is not None and concurrency is not None:
         raise ConfigurationError(
             "give either a scheduler or a concurrency",
-            where="simulate(scheduler=..., concurrency=...)",
+            where=f"{where}(scheduler=..., concurrency=...)",
             help="put the number into the scheduler: RandomOrder(concurrency=...)",
         )
-    check_observers(observers)
+    check_observers(observers, where=where)
     if scheduler is None:
         # Where it is drawn, one job at a time is the only way.
         one = 1 if staleness is not None and concurrency is None else concurrency
         scheduler = RandomOrder(concurrency=one)
-    _check_scheduler(scheduler)
+    _check_scheduler(scheduler, where)
     if staleness is not None:
         algorithm = drawn(algorithm, staleness, scheduler)
     check_arrival(algorithm, population)
@@ -143,8 +144,8 @@ def resolve(
         check_kind("server", server)
     if execution is not None:
         check_kind("execution", execution)
-    _check_enough_clients(task, algorithm, scheduler)
-    reference_for(task, algorithm)
+    _check_enough_clients(task, algorithm, scheduler, where)
+    reference_for(task, algorithm, where=f"{where}(task=...)")
     return Settings(
         task=task,
         algorithm=algorithm,
@@ -152,8 +153,8 @@ def resolve(
         scheduler=scheduler,
         stop=stop,
         evaluate_every=as_every(evaluate_every),
-        seed=check_seed(seed),
-        device=usable_device(device),
+        seed=check_seed(seed, where=f"{where}(seed=...)"),
+        device=usable_device(device, where=f"{where}(device=...)"),
         record=record,
         server=server,
         execution=execution or Execution(),
@@ -168,9 +169,9 @@ def check_kind(name: str, value: object, *, where: str = "simulate") -> None:
         raise ArgumentTypeError(message, where=f"{where}({name}=...)", got=repr(value), help=advice)
 
 
-def check_observers(observers: object) -> None:
+def check_observers(observers: object, *, where: str = "simulate") -> None:
     """Refuse what is no sequence of observers."""
-    where, advice = "simulate(observers=...)", "pass a list of objects with the methods of Observer"
+    where, advice = f"{where}(observers=...)", "pass a list of objects with the methods of Observer"
     if isinstance(observers, Observer) or not isinstance(observers, Sequence):
         advice = f"write observers=[{type(observers).__name__}(...)]"
         raise ArgumentTypeError(
@@ -188,12 +189,12 @@ def check_observers(observers: object) -> None:
             )
 
 
-def _check_scheduler(scheduler: object) -> None:
+def _check_scheduler(scheduler: object, where: str) -> None:
     methods = ("concurrency", "init", "add", "remove", "pick")
     if isinstance(scheduler, type) or not all(hasattr(scheduler, name) for name in methods):
         raise ArgumentTypeError(
             "this is not a scheduler",
-            where="simulate(scheduler=...)",
+            where=f"{where}(scheduler=...)",
             got=repr(scheduler),
             expected=", ".join(methods),
             help="make one, for example headway.schedulers.RoundRobin(concurrency=10)",
@@ -374,7 +375,9 @@ def usable_device(
     return found
 
 
-def _check_enough_clients(task: Objective, algorithm: Algorithm, scheduler: Scheduler) -> None:
+def _check_enough_clients(
+    task: Objective, algorithm: Algorithm, scheduler: Scheduler, where: str
+) -> None:
     able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
     wanted, needed = scheduler.concurrency, algorithm.needs.min_workers
     if isinstance(algorithm.gate, Bulk):
@@ -382,7 +385,7 @@ def _check_enough_clients(task: Objective, algorithm: Algorithm, scheduler: Sche
     if wanted is not None and wanted > able:
         raise ConfigurationError(
             "more clients in flight than there are",
-            where="simulate(concurrency=...)",
+            where=f"{where}(concurrency=...)",
             got=f"concurrency {wanted}",
             expected=f"at most {able}, the clients that have data",
             help=f"lower concurrency to {able}, or make a task with more clients",
@@ -390,7 +393,7 @@ def _check_enough_clients(task: Objective, algorithm: Algorithm, scheduler: Sche
     if needed > able:
         raise ConfigurationError(
             f"`{algorithm.name}` needs more clients than there are",
-            where="simulate(algorithm=...)",
+            where=f"{where}(algorithm=...)",
             got=f"{able} clients with data",
             expected=f"at least {needed}",
             help="make its rounds smaller, or the task larger",

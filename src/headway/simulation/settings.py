@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from headway.core import Algorithm, Recording, Scheduler, Server
+from headway.core import Algorithm, Memory, ParameterLayout, Recording, Scheduler, Server
 from headway.simulation.execution import Execution
 from headway.simulation.population import Population
 from headway.simulation.reference import reference_for
@@ -43,10 +44,17 @@ class Settings:
     staleness: SimulatedStaleness | None = None
 
 
-def server_for(settings: Settings) -> Server:
+def server_for(
+    settings: Settings, memory: Callable[[ParameterLayout], Memory] | None = None
+) -> Server:
     """Make the server of a run, as it is before anything has happened.
 
     Replaying the run's log on it (:func:`headway.core.replay`) gives the run's model again.
+
+    Args:
+        settings: Of the run.
+        memory: Makes where parameters and snapshots of a layout lie; by default in memory of
+            this process.
     """
     start = settings.task.start(settings.seed, settings.device)
     reference = reference_for(settings.task, settings.algorithm)
@@ -59,6 +67,7 @@ def server_for(settings: Settings) -> Server:
         seed=settings.seed,
         record=settings.record,
         reference_gradient=reference,
+        memory=None if memory is None else memory(start.layout),
     )
     if reference is not None:
         reference.server = server

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-from headway.core import Algorithm, Bulk, Event, Recording, Scheduler, Submitted
-from headway.core.errors import HeadwayError
-from headway.observe import (
-    LogHash,
-    Observer,
-    Point,
-    Result,
-    RunFolder,
-    RunInfo,
-    Snapshot,
-    weights_hash,
-)
-from headway.observe.folder import REPORT
-from headway.observe.observer import Interruptible
+from headway.core import Algorithm, Bulk, Recording, Scheduler
+from headway.observe import Observer, Point, Result, RunFolder, RunInfo, Snapshot
+from headway.observe.journal import Journal, result_of, usual_warnings
+from headway.observe.tally import Tally
 from headway.simulation.engine import Engine
 from headway.simulation.execution import Execution
 from headway.simulation.interruption import interruptible
@@ -32,13 +22,10 @@ from headway.simulation.sampled import SimulatedStaleness
 from headway.simulation.schedule import Every
 from headway.simulation.serving import BusyServer
 from headway.simulation.settings import Settings
-from headway.simulation.stop import Stop
+from headway.simulation.stop import Progress, Stop
 from headway.task import Objective
 
-__all__ = ["simulate"]
-
-_GROWN: Final = 10.0
-"""A loss that is so many times the first one is told of."""
+__all__ = ["about_run", "run_info", "simulate", "snapshot_of"]
 
 
 def simulate(
@@ -169,7 +156,7 @@ def _open(
 
 
 class _Recorder:
-    """Tells the folder and the observers what happens, and makes the result."""
+    """Tells the journal what happens in the engine, and makes the result."""
 
     def __init__(
         self,
@@ -180,10 +167,8 @@ class _Recorder:
     ) -> None:
         self._settings = settings
         self._folder = folder
-        self._observers = tuple(observers)
         self._label = label
-        self._events: list[Event] = []
-        self._hash = LogHash()
+        self._journal = Journal(folder, observers, settings.record)
         self._checkpoints: Checkpoints | None = None
 
     def engine(self, checkpoint_every: Every | int | None, saved: Saved | None) -> Engine:
@@ -205,7 +190,7 @@ class _Recorder:
         return engine
 
     def _go_on(self, engine: Engine, folder: RunFolder, saved: Saved) -> None:
-        self._events, self._hash = reread(folder, saved)
+        self._journal.events, self._journal.hash = reread(folder, saved)
         try:
             engine.load_state_dict(saved.engine)
         except BaseException:
@@ -219,114 +204,97 @@ class _Recorder:
         checkpoints = self._checkpoints
         if checkpoints is not None and checkpoints.is_due(engine):
             self._take_events(engine)
-            checkpoints.save(engine, self._log_hash())
+            checkpoints.save(engine, self._journal.log_hash)
 
     def started(self, engine: Engine, *, resumed: bool) -> None:
         settings = self._settings
-        if self._folder is not None:
-            self._folder.write_about(_about(settings, self._label))
-        if self._folder is not None and settings.record == "payloads" and not resumed:
-            self._folder.append_initial(engine.server.parameters, engine.server.buffers)
-        info = RunInfo(
-            label=self._label,
-            algorithm=str(settings.algorithm),
-            task=settings.task.name,
-            seed=settings.seed,
-            num_clients=settings.task.num_clients,
-            concurrency=settings.scheduler.concurrency,
-            stop=str(settings.stop),
-        )
-        for observer in self._observers:
-            observer.started(info)
+        info = run_info(settings, self._label)
+        about = about_run(settings, self._label)
+        self._journal.started(info, about, engine.server, resumed=resumed)
 
     def evaluated(self, engine: Engine, point: Point) -> None:
         self._take_events(engine)
-        if self._folder is not None:
-            self._folder.append_point(point)
-        for observer in self._observers:
-            observer.evaluated(point)
+        self._journal.evaluated(point)
         self.reported(engine)
 
     def reported(self, engine: Engine) -> None:
-        if not self._observers:
+        if not self._journal.is_watched:
             return
-        progress = engine.progress
-        snapshot = Snapshot(
-            updates=progress.updates,
-            versions=progress.versions,
-            virtual_time_s=progress.virtual_time_s,
-            wall_time_s=progress.wall_time_s,
-            updates_per_s=progress.updates / max(progress.wall_time_s, 1e-9),
-            mean_staleness=engine.tally.recent_staleness,
-            in_flight=engine.server.num_in_flight,
-            metrics=dict(progress.metrics),
-            fraction_done=self._settings.stop.fraction(progress),
-        )
-        for observer in self._observers:
-            observer.progress(snapshot)
+        tally, progress = engine.tally, engine.progress
+        in_flight, stop = engine.server.num_in_flight, self._settings.stop
+        self._journal.progress(snapshot_of(progress, tally, in_flight, stop))
 
     def interrupted(self) -> None:
         """Tell those who want to know that the run ends after the present job."""
-        for observer in self._observers:
-            if isinstance(observer, Interruptible):
-                observer.interrupted()
+        self._journal.interrupted()
 
     def finished(self, engine: Engine, reason: str) -> Result:
         self._take_events(engine)
-        result = self._result(engine, reason)
-        if self._folder is not None:
-            self._folder.close(result)
-            result.report(self._folder.path / REPORT)
-        for observer in self._observers:
-            observer.finished(result)
-        return result
+        return self._journal.finished(_result(engine, reason, self._label))
 
     def failed(self, engine: Engine, error: Exception) -> None:
         """Save what there is of a run that an exception ends, and tell the exception where."""
         reason = engine.fail(error)
         where = engine.failed_in or "the run"
         told = f"Headway: in {where}, after {engine.tally.updates:,} updates"
-        if self._folder is not None:
-            try:
-                self._take_events(engine)
-                self._folder.close(self._result(engine, reason))
-                told += f"; what there is of the run is in {self._folder.path}"
-            # The user shall see the first error, not one that it may have led to.
-            except (HeadwayError, OSError) as second:
-                told += f"; and it could not be saved: {second}"
-        error.add_note(told)
+        result = _result(engine, reason, self._label)
+        self._journal.failed(result, engine.server.take_events(), error, told)
 
     def broken_off(self, engine: Engine) -> None:
         """Keep what there is of a run that is broken off."""
-        if self._folder is not None:
-            self._take_events(engine)
-            self._folder.close()
-
-    def _result(self, engine: Engine, reason: str) -> Result:
-        result = _result(engine, reason, self._label)
-        result.events = self._events
-        result.log_hash = self._log_hash()
-        return result
-
-    def _log_hash(self) -> str:
-        return self._hash.hexdigest() if self._events else ""
+        self._journal.broken_off(engine.server.take_events())
 
     def _take_events(self, engine: Engine) -> None:
-        events = engine.server.take_events()
-        self._hash.extend(events)
-        if self._folder is not None:
-            self._folder.append_events(events)
-        if self._folder is not None and self._settings.record == "payloads":
-            # The payloads are in the folder; in memory they would soon be too many.
-            events = [
-                event._replace(payload=None, buffers=None) if type(event) is Submitted else event
-                for event in events
-            ]
-        self._events.extend(events)
+        self._journal.take(engine.server.take_events())
 
 
-def _about(settings: Settings, label: str) -> dict[str, Any]:
-    """What is known of a result before the run has begun."""
+def run_info(settings: Settings, label: str) -> RunInfo:
+    """What observers are told when a run begins.
+
+    Args:
+        settings: Of the run.
+        label: What tables call it.
+    """
+    return RunInfo(
+        label=label,
+        algorithm=str(settings.algorithm),
+        task=settings.task.name,
+        seed=settings.seed,
+        num_clients=settings.task.num_clients,
+        concurrency=settings.scheduler.concurrency,
+        stop=str(settings.stop),
+    )
+
+
+def snapshot_of(progress: Progress, tally: Tally, in_flight: int, stop: Stop) -> Snapshot:
+    """How far a run is, for observers.
+
+    Args:
+        progress: It.
+        tally: What was counted.
+        in_flight: Jobs given out and not ended.
+        stop: What ends the run.
+    """
+    return Snapshot(
+        updates=progress.updates,
+        versions=progress.versions,
+        virtual_time_s=progress.virtual_time_s,
+        wall_time_s=progress.wall_time_s,
+        updates_per_s=progress.updates / max(progress.wall_time_s, 1e-9),
+        mean_staleness=tally.recent_staleness,
+        in_flight=in_flight,
+        metrics=dict(progress.metrics),
+        fraction_done=stop.fraction(progress),
+    )
+
+
+def about_run(settings: Settings, label: str) -> dict[str, Any]:
+    """What is known of a result before the run has begun.
+
+    Args:
+        settings: Of the run.
+        label: What tables call it.
+    """
     return {
         "label": label,
         "algorithm": settings.algorithm.name,
@@ -346,56 +314,25 @@ def _drawn(settings: Settings) -> int | None:
 
 
 def _result(engine: Engine, reason: str, label: str) -> Result:
-    settings, tally, server = engine.settings, engine.tally, engine.server
-    return Result(
-        **_about(settings, label),
+    settings, tally, progress = engine.settings, engine.tally, engine.progress
+    virtual_time_s = progress.virtual_time_s
+    result = result_of(
+        engine.server,
+        tally,
+        about_run(settings, label),
         history=engine.history,
-        staleness=dict(sorted(tally.staleness.items())),
-        counts=_counts(engine),
-        clients=tally.per_client(),
-        updates=tally.updates,
-        versions=server.version,
-        examples=tally.examples,
-        discarded_examples=tally.discarded_examples,
-        bytes_up=tally.bytes_up,
-        bytes_down=tally.bytes_down,
-        virtual_time_s=engine.progress.virtual_time_s,
-        wall_time_s=engine.progress.wall_time_s,
-        idle_share=tally.idle_share(engine.progress.virtual_time_s),
+        virtual_time_s=virtual_time_s,
+        wall_time_s=progress.wall_time_s,
+        idle_share=tally.idle_share(virtual_time_s),
         execution=engine.choice.describe(),
-        server={} if engine.line is None else engine.line.describe(engine.progress.virtual_time_s),
+        server={} if engine.line is None else engine.line.describe(virtual_time_s),
         stop_reason=reason,
         interrupted=engine.interrupted,
         warnings=[*engine.warnings, *_warnings(engine, reason)],
-        parameters=server.parameters.clone(),
-        layout=server.layout,
-        buffers=None if server.buffers is None else server.buffers.clone(),
-        log_hash="",
-        weights_hash=weights_hash(server.parameters, server.buffers),
     )
-
-
-def _counts(engine: Engine) -> dict[str, int]:
-    counts, reasons = engine.server.counts, engine.tally.reasons
-    names = ("applied", "buffered", "rejected", "cancelled", "lost", "duplicates")
-    return {
-        "updates": engine.tally.updates,
-        **{name: counts[name] for name in names},
-        "unapplied": engine.tally.unapplied,
-        **{f"rejected:{reason}": count for reason, count in sorted(reasons.items())},
-        **({} if engine.attendance is None else engine.attendance.counts()),
-    }
-
-
-def _grown(engine: Engine) -> list[str]:
-    """A loss that is finite and has grown out of all proportion is seen by nobody else."""
-    losses = [point.metrics.get("loss", 0.0) for point in engine.history]
-    if not losses or not losses[-1] > _GROWN * max(losses[0], 1e-12):
-        return []
-    return [
-        f"the loss grew from {losses[0]:.3g} to {losses[-1]:.3g}: the run diverged; lower the server's "
-        "or the workers' learning rate"
-    ]
+    if engine.attendance is not None:
+        result.counts |= engine.attendance.counts()
+    return result
 
 
 def _warnings(engine: Engine, reason: str) -> list[str]:
@@ -403,13 +340,7 @@ def _warnings(engine: Engine, reason: str) -> list[str]:
     if reason.startswith("failed"):
         where = f" in {engine.failed_in}" if engine.failed_in else ""
         warnings.append(f"the run did not finish, its numbers are those until it failed{where}")
-    warnings += _grown(engine)
-    bad = engine.tally.reasons["not_finite"]
-    if bad:
-        warnings.append(
-            f"{bad} of {engine.tally.updates} updates were rejected because they were not finite; "
-            "the workers' learning rate is probably too high"
-        )
+    warnings += usual_warnings(engine.history, engine.tally)
     without = engine.settings.task.num_clients - len(engine.clients)
     gate = engine.settings.algorithm.gate
     able = _most_in_flight(engine)

@@ -10,5 +10,6 @@ from __future__ import annotations
 
 from headway.training.policies import POLICIES, apply_policies
 from headway.training.rules import RULES, choose_algorithm
+from headway.training.run import run
 
-__all__ = ["POLICIES", "RULES", "apply_policies", "choose_algorithm"]
+__all__ = ["POLICIES", "RULES", "apply_policies", "choose_algorithm", "run"]
