@@ -1,0 +1,120 @@
+"""The model that a server was given: what it looks like, its values, and copies of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from headway.core import Buffers, ParameterLayout
+from headway.core.errors import ArgumentTypeError
+from headway.task.randomness import own_randomness
+
+if TYPE_CHECKING:
+    from headway.core import Algorithm
+
+__all__ = ["Original", "make_module"]
+
+
+def make_module(
+    model: nn.Module | Callable[[], nn.Module], seed: int, *, where: str
+) -> tuple[nn.Module, str]:
+    """The module that a user gave or can make, and what to call it.
+
+    Args:
+        model: It, or what makes it.
+        seed: Of the initial values, where it is made here.
+        where: The call that errors name.
+
+    Raises:
+        ArgumentTypeError: It is neither.
+    """
+    if isinstance(model, nn.Module):
+        return model, type(model).__name__
+    expected = "a torch.nn.Module, or a function without arguments that makes one"
+    if not callable(model):
+        raise ArgumentTypeError(
+            "that is no model", where=f"{where}(model=...)", got=repr(model), expected=expected
+        )
+    with own_randomness(seed, torch.device("cpu")):
+        made: Any = model()
+    if not isinstance(made, nn.Module):
+        raise ArgumentTypeError(
+            "that makes no model",
+            where=f"{where}(model=...)",
+            got=f"a {type(made).__name__}",
+            expected=expected,
+        )
+    return made, getattr(model, "__qualname__", None) or repr(model)
+
+
+@final
+class Original:
+    """A model as it was given, which stays as it is.
+
+    Args:
+        model: A module, or what makes one.
+        seed: Of its initial values, where it is made here.
+
+    Attributes:
+        module: It.
+        name: What it is called.
+        layout: Of its parameters and buffers.
+    """
+
+    def __init__(self, model: nn.Module | Callable[[], nn.Module], seed: int) -> None:
+        self.module, self.name = make_module(model, seed, where="ParameterServer")
+        self.layout = ParameterLayout.of(self.module)
+
+    def layout_for(self, algorithm: Algorithm) -> ParameterLayout:
+        """The layout, divided into as many fragments as an algorithm needs.
+
+        Args:
+            algorithm: The server's.
+        """
+        count = algorithm.needs.fragments
+        return self.layout if count == 1 else self.layout.with_fragments(count)
+
+    def values(self) -> tuple[ParameterLayout, Tensor, Buffers | None]:
+        """The layout, and copies of the values on the CPU, where a server keeps them."""
+        buffers = self.layout.flatten_buffers(self.module)
+        if buffers is not None:
+            buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
+        return self.layout, self.layout.flatten(self.module).cpu(), buffers
+
+    def with_values(self, parameters: Tensor, buffers: Buffers | None) -> nn.Module:
+        """A copy of the module with other values.
+
+        Args:
+            parameters: Flat.
+            buffers: Flat, where the model has any.
+        """
+        module = copy.deepcopy(self.module)
+        named = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, view in self.layout.views(parameters).items():
+                named[name].copy_(view)
+        if buffers is not None:
+            self.layout.load_buffers(module, buffers)
+        return module
+
+    def plain_memory(self, *, consistent: bool) -> _Memory:
+        """Memory of this process for a server's parameters and snapshots.
+
+        Args:
+            consistent: Whether jobs get snapshots, or the parameters themselves.
+        """
+        return _Memory(consistent)
+
+
+class _Memory:
+    """Memory of this process."""
+
+    def __init__(self, consistent: bool) -> None:
+        self.consistent = consistent
+
+    def make(self, parameters: Tensor, buffers: Buffers | None) -> tuple[Tensor, Buffers | None]:
+        return torch.empty_like(parameters), None if buffers is None else buffers.clone()
