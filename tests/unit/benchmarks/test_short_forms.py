@@ -32,6 +32,11 @@ SHORT = {
         ],
         "one thread",
     ),
+    "claims_compensation": (
+        [*UNTUNED, "--gradients", "40", "--workers", "1", "4"],
+        "gradients of 32 examples",
+    ),
+    "claims_delay_adaptive": ([*UNTUNED, "--short"], "f - min f"),
     "claims_fedbuff": (
         [*UNTUNED, "--concurrency", "4", "--clients", "8", "--updates", "24"],
         "client updates",
