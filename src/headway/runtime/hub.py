@@ -255,7 +255,7 @@ class Hub:
             if member is None:
                 self._let_in(session, kind, parcel)
                 return
-            member.seen_s = self.now
+            member.seen_s, member.carrier = self.now, session.carrier
             if kind == "push":
                 self._push(member, session, parcel)
             elif kind == "ask" and parcel.header.ask.look:
@@ -348,8 +348,13 @@ class Hub:
         push, now = parcel.header.push, self.now
         if self._state != "running" and not self._drains:
             return
-        given = self._deals.end(push.job)
-        member.jobs.discard(push.job)
+        given = self._deals.in_flight.get(push.job)
+        if given is not None and given.member is member:
+            self._deals.end(push.job)
+            member.jobs.discard(push.job)
+        else:
+            # Nobody hands in what others were given.
+            given = None
         if given is None and self._deals.clients is not None:
             # Cancelled while it was on its way; the cancellation has asked for the next one.
             late = wire.Receipt(job=push.job, status="rejected", reason="unknown_job")

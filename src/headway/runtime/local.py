@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ProtocolError, ServerLostError
-from headway.runtime.parcel import Delivery, Parcel
+from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.sharing import ServerShare, WorkerShare
-from headway.runtime.wire import ToServer, ToWorker, Vectors, Welcome
+from headway.runtime.wire import ToServer, ToWorker, Welcome
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,11 @@ class LocalSession:
         self._share = ServerShare(segments, layout)
         hub.loop.post(lambda: hub.loop.watch(pipe, self._read))
 
+    @property
+    def carrier(self) -> str:
+        """How its vectors travel."""
+        return "shared memory"
+
     def send(
         self, header: ToWorker, vector: Tensor | None = None, buffers: Buffers | None = None
     ) -> None:
@@ -59,8 +64,10 @@ class LocalSession:
             vector: Its vector.
             buffers: The buffers with it.
         """
+        if header.HasField("cancel"):
+            self._share.ended(header.cancel.job)
         if vector is not None:
-            self._share.put(vectors_of(header), vector, buffers)
+            self._share.put(vectors_of(header), vector, buffers, header.job.id)
         self._write(header)
 
     def welcome(self, header: ToWorker) -> None:
@@ -89,6 +96,7 @@ class LocalSession:
             header = ToServer.FromString(self._pipe.recv_bytes(_MESSAGE_BYTES))
             vector, buffers = None, None
             if header.HasField("push"):
+                self._share.ended(header.push.job)
                 vector, buffers = self._share.take(header.push.update)
         except (EOFError, OSError):
             self._hub.drop(self, "lost")
@@ -160,15 +168,6 @@ class LocalLink:
     def close(self) -> None:
         """End the connection."""
         self._pipe.close()
-
-
-def vectors_of(header: ToWorker) -> Vectors:
-    """Where a message says how its vectors travel.
-
-    Args:
-        header: A job or a receipt.
-    """
-    return header.job.model if header.HasField("job") else header.receipt.answer
 
 
 def _lost() -> ServerLostError:

@@ -33,6 +33,7 @@ class Loop:
         self._selector.register(self._ear, selectors.EVENT_READ, self._hear)
         self._owner: threading.Thread | None = None
         self._closed = threading.Event()
+        self._ringing = threading.Lock()
 
     def own(self) -> None:
         """The calling thread is the loop's from now on."""
@@ -50,9 +51,11 @@ class Loop:
         """
         self._posted.append(action)
         if self._owner is not threading.current_thread():
-            # A full pipe is a bell that has not been heard yet; a closed one nobody hears.
-            with suppress(BlockingIOError, OSError):
-                os.write(self._bell, b"!")
+            # The number of a closed pipe may be another file's by now. A full pipe is a bell that
+            # has not been heard yet.
+            with self._ringing, suppress(BlockingIOError):
+                if not self._closed.is_set():
+                    os.write(self._bell, b"!")
 
     def call(self, function: Callable[[], _T], timeout_s: float | None = None) -> _T:
         """Have a function called, and wait for its value.
@@ -122,7 +125,8 @@ class Loop:
 
     def close(self) -> None:
         """Nothing is waited for any more. What was posted is done first."""
-        self._closed.set()
+        with self._ringing:
+            self._closed.set()
         while self._posted:
             self._posted.popleft()()
         if self._selector.get_map() is not None:

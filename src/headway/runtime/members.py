@@ -32,6 +32,7 @@ class Member:
         counts: Receipts by status, and rejected ones as ``"rejected:<reason>"``.
         staleness: Of its recent updates, in versions.
         left: Why it is not here: ``"left"`` or ``"lost"``.
+        carrier: How its vectors travel: ``"shared memory"`` or ``"inline"``.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Member:
     counts: Counter[str] = field(default_factory=Counter)
     staleness: float = 0.0
     left: str = ""
+    carrier: str = ""
 
     def note(self, receipt: Receipt) -> None:
         """Count a receipt.
@@ -70,6 +72,7 @@ class Member:
         return {
             "name": self.name,
             "state": state,
+            "carrier": self.carrier,
             "jobs": len(self.jobs),
             "updates": self.counts["updates"],
             "applied": self.counts["applied"],

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from headway.core import Buffers, ParameterLayout
-from headway.runtime.wire import ToServer, ToWorker, Welcome
+from headway.runtime.wire import ToServer, ToWorker, Vectors, Welcome
 
-__all__ = ["Delivery", "Parcel", "Session", "WorkerLink"]
+__all__ = ["Delivery", "Parcel", "Session", "WorkerLink", "vectors_of"]
 
 
 class Parcel(NamedTuple):
@@ -43,6 +43,11 @@ class Delivery(NamedTuple):
 
 class Session(Protocol):
     """One connected worker, as the server sees it. Its methods are called by the hub's thread."""
+
+    @property
+    def carrier(self) -> str:
+        """How its vectors travel: ``"shared memory"`` or ``"inline"``."""
+        ...
 
     def send(
         self, header: ToWorker, vector: Tensor | None = None, buffers: Buffers | None = None
@@ -109,3 +114,12 @@ class WorkerLink(Protocol):
     def close(self) -> None:
         """End the connection. May be called twice."""
         ...
+
+
+def vectors_of(header: ToWorker) -> Vectors:
+    """Where a message says how its vectors travel.
+
+    Args:
+        header: A job or a receipt.
+    """
+    return header.job.model if header.HasField("job") else header.receipt.answer

@@ -31,7 +31,8 @@ class ServerShare:
         self._told: set[int] = set()
         self._pushes: Segment | None = None
         self._pushed: Room | None = None
-        self._answers: Segment | None = None
+        self._copies: dict[int, Segment] = {}
+        self._spare: list[Segment] = []
 
     def offer(self, welcome: Welcome) -> None:
         """Make the segment for the worker's pushes, and name it in the welcome.
@@ -48,24 +49,37 @@ class ServerShare:
         place.segment, place.path = segment.index, str(segment.path)
         place.num_bytes = len(segment.memory)
 
-    def put(self, vectors: Vectors, vector: Tensor | None, buffers: Buffers | None) -> None:
+    def put(
+        self, vectors: Vectors, vector: Tensor | None, buffers: Buffers | None, job: int = 0
+    ) -> None:
         """Say where a vector lies; one that lies elsewhere is copied first.
 
         Args:
             vectors: Completed here.
             vector: What to send.
             buffers: The buffers with it.
+            job: Which job's model it is; 0: of none. Two jobs' copies lie apart.
         """
         vectors.num_values = 0 if vector is None else vector.numel()
         vectors.buffers = buffers is not None
         if vector is None:
             return
-        segment = self._segments.holding(vector) or self._copy(vector, buffers)
+        segment = self._segments.holding(vector) or self._copy(vector, buffers, job)
         vectors.place.segment = segment.index
         if segment.index not in self._told:
             self._told.add(segment.index)
             vectors.place.path = str(segment.path)
             vectors.place.num_bytes = len(segment.memory)
+
+    def ended(self, job: int) -> None:
+        """A job's model is no longer needed. For any thread.
+
+        Args:
+            job: Its id.
+        """
+        segment = self._copies.pop(job, None)
+        if segment is not None:
+            self._spare.append(segment)
 
     def take(self, vectors: Vectors) -> tuple[Tensor | None, Buffers | None]:
         """What the worker has put into its segment.
@@ -91,16 +105,21 @@ class ServerShare:
 
     def close(self) -> None:
         """Give the worker's segments back."""
-        for segment in (self._pushes, self._answers):
-            if segment is not None:
-                self._segments.remove(segment)
-        self._pushes = self._pushed = self._answers = None
+        if self._pushes is not None:
+            self._segments.remove(self._pushes)
+        for segment in (*self._copies.values(), *self._spare):
+            self._segments.remove(segment)
+        self._copies, self._spare = {}, []
+        self._pushes = self._pushed = None
 
-    def _copy(self, vector: Tensor, buffers: Buffers | None) -> Segment:
-        if self._answers is None:
-            self._answers = self._segments.create(self._sizes.segment_bytes)
-        _fill(self._sizes.room_in(self._answers.memory), vector, buffers)
-        return self._answers
+    def _copy(self, vector: Tensor, buffers: Buffers | None, job: int) -> Segment:
+        segment = self._copies.get(job)
+        if segment is None:
+            spare = self._spare
+            segment = spare.pop() if spare else self._segments.create(self._sizes.segment_bytes)
+            self._copies[job] = segment
+        _fill(self._sizes.room_in(segment.memory), vector, buffers)
+        return segment
 
 
 @final

@@ -1,0 +1,425 @@
+"""The network link, the server's end: one gRPC stream per worker.
+
+Each stream has two threads: one reads what the worker sends and hands it to the hub, one writes
+what the hub has for the worker. So the hub waits for no worker, and a worker that is slow to read
+holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from headway.core import Buffers, ParameterLayout
+from headway.core.errors import ConfigurationError, HeadwayError, ProtocolError
+from headway.runtime import wire
+from headway.runtime.chunks import (
+    MESSAGE_BYTES,
+    Rooms,
+    as_chunk,
+    check_vectors,
+    chunk_data,
+    fill,
+    inline,
+)
+from headway.runtime.parcel import Parcel, vectors_of
+from headway.runtime.rooms import Sizes
+from headway.runtime.security import ServerTLS, check_server, is_authorised
+from headway.runtime.segments import machine
+from headway.runtime.sharing import ServerShare
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headway.runtime.hub import Hub
+    from headway.runtime.segments import Segments
+
+__all__ = ["NetworkServer"]
+
+_STATUS_THREADS: Final = 4
+_QUEUED: Final = 256
+"""More messages than a worker that reads ever has before it."""
+_UNTAKEN: Final = 4
+"""How many messages of one worker may wait for the hub."""
+_LOOK_EVERY_S: Final = 0.5
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # A second server at the same port is an error, and does not get every other worker.
+    ("grpc.so_reuseport", 0),
+    # A worker whose machine has vanished sends no farewell.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+
+
+@final
+class NetworkServer:
+    """Takes workers in that connect.
+
+    Args:
+        hub: Who takes what they send.
+        layout: Of the model.
+        host: Where to listen: a name or an address.
+        port: Where to listen; 0: where there is room, see :attr:`address`.
+        segments: Where shared vectors lie; ``None``: none are shared.
+        security: The certificate of this server; ``None``: connections are not protected.
+        token: What workers have to show; ``None``: nothing.
+        insecure: Whether it may listen to the network without TLS.
+        max_workers: How many workers may be connected at once, at least 1.
+        status: Makes the JSON that :func:`headway.runtime.connect.fetch_status` asks for; called by
+            a thread of its own.
+        join_timeout_s: How long a connection may stay without a word, in seconds.
+
+    Raises:
+        ConfigurationError: Without TLS it listens to its own machine only.
+
+    Memory: a room of the model's size for each worker whose update is on its way right now, and up
+    to four that nobody uses.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        layout: ParameterLayout,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        segments: Segments | None = None,
+        security: ServerTLS | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+        max_workers: int = 256,
+        status: Callable[[], str] | None = None,
+        join_timeout_s: float = 30.0,
+    ) -> None:
+        check_server(host, security, token, insecure=insecure)
+        self.hub = hub
+        self.layout = layout
+        self.segments = segments
+        self.join_timeout_s = join_timeout_s
+        self.rooms = Rooms(Sizes(layout))
+        self._host = host.strip("[]")
+        self._port = _check_port(port)
+        self._security = security
+        self._token = token
+        self._max_workers = max_workers
+        self._status = status
+        self._sessions: set[NetworkSession] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._server: grpc.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens: ``"host:port"``."""
+        return _address(self._host, self._port)
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            HeadwayError: Something else listens there, or there is no such place on this machine.
+            ConfigurationError: The certificate or its key cannot be read.
+        """
+        threads = ThreadPoolExecutor(self._max_workers + _STATUS_THREADS, "headway-network")
+        server = grpc.server(threads, options=_OPTIONS)
+        handlers = {
+            "Work": grpc.stream_stream_rpc_method_handler(self._work),
+            "Status": grpc.unary_unary_rpc_method_handler(self._tell),
+        }
+        handler = grpc.method_handlers_generic_handler("headway.v1.Exchange", handlers)
+        server.add_generic_rpc_handlers((handler,))
+        self._port = self._bind(server)
+        server.start()
+        self._server = server
+
+    def stop(self, within_s: float = 2.0) -> None:
+        """End all connections, and listen no more. May be called twice.
+
+        Args:
+            within_s: How long to wait for what is still on its way to workers, in seconds.
+        """
+        with self._lock:
+            self._stopped = True
+            sessions = list(self._sessions)
+        for session in sessions:
+            self.hub.gone(session)
+            session.finish()
+        if self._server is not None:
+            self._server.stop(within_s).wait()
+            self._server = None
+
+    def _bind(self, server: grpc.Server) -> int:
+        place, problem = self.address, ""
+        try:
+            if self._security is None:
+                port = server.add_insecure_port(place)
+            else:
+                port = server.add_secure_port(place, self._security.credentials())
+        except RuntimeError as error:
+            port, problem = 0, str(error)
+        if port:
+            return int(port)
+        raise HeadwayError(
+            "the server cannot listen there",
+            where=place,
+            got=problem or None,
+            help="perhaps something else listens at this port, this machine has no such address, "
+            "or the certificate and its key do not belong together; port 0 is any free port",
+        )
+
+    # --- what gRPC calls
+
+    def _work(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self._check(context)
+        session = NetworkSession(self, context.cancel)
+        with self._lock:
+            full = self._stopped or len(self._sessions) >= self._max_workers
+            if not full:
+                self._sessions.add(session)
+        context.send_initial_metadata(())
+        if full:
+            return iter((self._no_room().SerializeToString(),))
+        threading.Thread(
+            target=session.read, args=(requests,), name="headway-reader", daemon=True
+        ).start()
+        return session.write()
+
+    def _tell(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self._check(context)
+        told = "{}" if self._status is None else self._status()
+        return wire.StatusReply(status=told).SerializeToString()
+
+    def _check(self, context: grpc.ServicerContext) -> None:
+        if not is_authorised(context.invocation_metadata(), self._token):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
+
+    def _no_room(self) -> wire.ToWorker:
+        refused = wire.Refused(
+            code="full",
+            message=f"the server has {self._max_workers} connections, and takes no more",
+            help="start it with a larger max_workers, or fewer workers",
+        )
+        return wire.ToWorker(refused=refused)
+
+    def forget(self, session: NetworkSession) -> None:
+        """A session has ended.
+
+        Args:
+            session: It.
+        """
+        with self._lock:
+            self._sessions.discard(session)
+
+
+class _Letter(NamedTuple):
+    """What the writer has to send."""
+
+    header: wire.ToWorker
+    vector: Tensor | None
+    buffers: Buffers | None
+
+
+@final
+class NetworkSession:
+    """A worker at the other end of a stream. The hub's thread calls what :class:`Session` names.
+
+    Args:
+        server: Whose.
+        cancel: Breaks the stream off.
+    """
+
+    def __init__(self, server: NetworkServer, cancel: Callable[[], object]) -> None:
+        self._server = server
+        self._cancel = cancel
+        self._hub = server.hub
+        self._share: ServerShare | None = None
+        self._shares = False
+        self._same_machine = False
+        self._joined = False
+        self._closed = False
+        self._letters: SimpleQueue[_Letter | None] = SimpleQueue()
+        self._untaken = threading.Semaphore(_UNTAKEN)
+
+    @property
+    def carrier(self) -> str:
+        """How its vectors travel."""
+        return "shared memory" if self._shares else "inline"
+
+    # --- the hub's thread
+
+    def send(
+        self, header: wire.ToWorker, vector: Tensor | None = None, buffers: Buffers | None = None
+    ) -> None:
+        """Have a message sent; a vector in shared memory stays where it is.
+
+        Args:
+            header: The message.
+            vector: Its vector. It is read later, by the writer.
+            buffers: The buffers with it.
+        """
+        if self._closed:
+            return
+        if self._letters.qsize() >= _QUEUED:
+            # It asks and asks, and does not read the answers.
+            self._closed = True
+            self._cancel()
+            self._hub.gone(self)
+            return
+        if self._share is not None and header.HasField("cancel"):
+            self._share.ended(header.cancel.job)
+        if vector is not None and self._shares and self._share is not None:
+            self._share.put(vectors_of(header), vector, buffers, header.job.id)
+            vector = buffers = None
+        self._letters.put(_Letter(header, vector, buffers))
+
+    def welcome(self, header: wire.ToWorker) -> None:
+        """Send the welcome, and offer a worker of this machine to share memory.
+
+        Args:
+            header: The message.
+        """
+        header.welcome.max_message_bytes = MESSAGE_BYTES
+        if self._same_machine and self._server.segments is not None:
+            share = ServerShare(self._server.segments, self._server.layout)
+            # Without room for it the worker sends chunks, as from any other machine.
+            with suppress(HeadwayError):
+                share.offer(header.welcome)
+                self._share = share
+        self._joined = True
+        self.send(header)
+
+    def close(self) -> None:
+        """Let the worker go, once it has been sent what was meant for it."""
+        self.finish()
+        if self._share is not None:
+            self._share.close()
+            self._share = None
+
+    # --- the stream's threads
+
+    def finish(self) -> None:
+        """Nothing more is sent. For any thread."""
+        self._closed = True
+        self._letters.put(None)
+
+    def write(self) -> Iterator[bytes]:
+        """What the stream sends.
+
+        Yields:
+            Messages.
+        """
+        patience: float | None = self._server.join_timeout_s
+        try:
+            while (letter := self._letters.get(timeout=patience)) is not None:
+                patience = None
+                yield from _messages(letter)
+        except Empty:
+            self._hub.gone(self)
+        finally:
+            self._closed = True
+            self._server.forget(self)
+
+    def read(self, requests: Iterator[bytes]) -> None:
+        """Read the stream until it ends.
+
+        Args:
+            requests: What the worker sends.
+        """
+        try:
+            while not self._closed:
+                self._read_one(requests)
+        except (DecodeError, ProtocolError) as error:
+            # The writer still has to say so.
+            message = str(error)
+            self._hub.loop.post(lambda: self._hub.refuse(self, "protocol_error", message))
+        except (StopIteration, grpc.RpcError):
+            self._hub.gone(self)
+            self.finish()
+        except BaseException:
+            self._hub.gone(self)
+            self.finish()
+            raise
+
+    def _read_one(self, requests: Iterator[bytes]) -> None:
+        data = next(requests)
+        if chunk_data(data) is not None:
+            raise ProtocolError("a chunk that belongs to nothing")
+        header = wire.ToServer.FromString(data)
+        kind = header.WhichOneof("kind")
+        vector, buffers, room = None, None, None
+        if kind == "join":
+            self._same_machine = header.join.machine == machine() != ""
+        elif not self._joined:
+            raise ProtocolError("a worker joins before it says anything else", got=str(kind))
+        elif kind == "ask":
+            self._shares = header.ask.shared and self._share is not None
+        elif kind == "push" and header.push.update.HasField("place"):
+            vector, buffers = self._shared_update(header.push)
+        elif kind == "push" and header.push.update.num_values:
+            check_vectors(header.push.update, self._server.rooms.sizes)
+            room = self._server.rooms.take()
+        # Only now is there a room to give back.
+        try:
+            if room is not None:
+                vector, buffers = fill(room, header.push.update, lambda: next(requests))
+            self._wait_for_the_hub()
+        except BaseException:
+            if room is not None:
+                self._server.rooms.give(room)
+            raise
+        self._hub.post(self, Parcel(header, vector, buffers), lambda: self._taken(room))
+
+    def _shared_update(self, push: wire.Push) -> tuple[Tensor | None, Buffers | None]:
+        share = self._share
+        if share is None:
+            raise ProtocolError("a vector in memory that is not shared")
+        # Who writes there has mapped it.
+        self._shares = True
+        share.ended(push.job)
+        return share.take(push.update)
+
+    def _wait_for_the_hub(self) -> None:
+        while not self._untaken.acquire(timeout=_LOOK_EVERY_S):
+            if self._closed:
+                raise StopIteration
+
+    def _taken(self, room: Any) -> None:
+        self._untaken.release()
+        if room is not None:
+            self._server.rooms.give(room)
+
+
+def _messages(letter: _Letter) -> Iterator[bytes]:
+    header, vector, buffers = letter
+    if vector is None:
+        yield header.SerializeToString()
+        return
+    if buffers is not None:
+        buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
+    rest = inline(vectors_of(header), vector.detach().cpu(), buffers)
+    yield header.SerializeToString()
+    for piece in rest:
+        yield as_chunk(piece)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_port(port: int) -> int:
+    if 0 <= port <= 65535:
+        return port
+    raise ConfigurationError("this is no port", got=port, expected="0 to 65535")
