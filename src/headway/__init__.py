@@ -37,15 +37,19 @@ if TYPE_CHECKING:
     )
     from headway.task import LocalTraining, Task, optim
     from headway.training import run
+    from headway.training.server import ParameterServer
+    from headway.training.worker import AsyncWorker
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Algorithm",
+    "AsyncWorker",
     "BusyServer",
     "Comparison",
     "Execution",
     "LocalTraining",
+    "ParameterServer",
     "Processes",
     "Result",
     "Server",
@@ -74,10 +78,12 @@ __all__ = [
 # "module" stands for the module itself, "module:name" for something in it.
 _HOME = {
     "Algorithm": "headway.core:Algorithm",
+    "AsyncWorker": "headway.training.worker:AsyncWorker",
     "BusyServer": "headway.simulation:BusyServer",
     "Execution": "headway.simulation:Execution",
     "Comparison": "headway.simulation:Comparison",
     "LocalTraining": "headway.task:LocalTraining",
+    "ParameterServer": "headway.training.server:ParameterServer",
     "Processes": "headway.runtime.processes:Processes",
     "Result": "headway.simulation:Result",
     "Server": "headway.core:Server",

@@ -13,10 +13,12 @@ import headway
 
 PUBLIC = [
     "Algorithm",
+    "AsyncWorker",
     "BusyServer",
     "Comparison",
     "Execution",
     "LocalTraining",
+    "ParameterServer",
     "Processes",
     "Result",
     "Server",

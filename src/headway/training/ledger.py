@@ -1,0 +1,254 @@
+"""What a running server writes down: events, means of what workers report, who came and went."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from headway.core import Bulk, Submitted
+from headway.observe import LogHash, Point, Result, RunFolder
+from headway.observe.folder import REPORT
+from headway.observe.journal import result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headway.core import Algorithm
+    from headway.runtime.hub import Hub
+
+__all__ = ["Ledger"]
+
+_TAKE_AT: Final = 200
+_TAKE_EVERY_S: Final = 1.0
+_POINT_EVERY: Final = 100
+_METRIC: Final = "train_loss"
+
+
+@final
+class Ledger:
+    """Keeps a server's books. What is not said otherwise is for the hub's thread.
+
+    Every hundred updates the mean of the losses that workers have reported becomes a point of the
+    history, as ``"train_loss"``. Events are kept in the folder and nowhere else, because a server
+    may run for long.
+
+    Args:
+        folder: A run folder to write; ``None``: none.
+        algorithm: The server's.
+        task: What is trained.
+        seed: Of the server.
+        concurrency: How many jobs may be in flight.
+        began_s: The server's time at which this process began.
+
+    Attributes:
+        seen: How many workers have joined since the start, and how many are here. For any thread.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        *,
+        algorithm: Algorithm,
+        task: str,
+        seed: int,
+        concurrency: int | None,
+        began_s: float,
+    ) -> None:
+        self.seen = (0, 0)
+        self._joins_seen = 0
+        self._about = _about(algorithm, task, seed, concurrency)
+        self._folder = None if folder is None else RunFolder.create(folder, _config(self._about))
+        if self._folder is not None:
+            self._folder.write_about(self._about)
+        self._hash = LogHash()
+        self._history: list[Point] = []
+        self._losses = (0.0, 0)
+        self._next_point = _POINT_EVERY
+        self._taken_s = time.monotonic()
+        self._began_s = began_s
+        self._changed = threading.Condition()
+
+    # --- for any thread
+
+    def is_over(self, num_workers: int) -> bool:
+        """Whether so many have joined, and nobody is here.
+
+        Args:
+            num_workers: At least 1.
+        """
+        joined, here = self.seen
+        return joined >= num_workers and here == 0
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until somebody comes or goes.
+
+        Args:
+            timeout_s: How long at most, in seconds.
+        """
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def ring(self) -> None:
+        """A signal came. Takes no lock: whoever waits looks again soon by itself."""
+
+    # --- for the hub's thread
+
+    def settled(self, hub: Hub) -> None:
+        """Look at what has happened.
+
+        Args:
+            hub: Whose server.
+        """
+        members = hub.members
+        here = len(members.here)
+        if here != self.seen[1] or members.num_joins != self._joins_seen:
+            self._joins_seen = members.num_joins
+            joined = sum(member.instance != "" for member in members.by_name.values())
+            self.seen = (joined, here)
+            with self._changed:
+                self._changed.notify_all()
+        events = hub.server.events
+        if events and (len(events) >= _TAKE_AT or time.monotonic() - self._taken_s > _TAKE_EVERY_S):
+            self._take(hub)
+        if hub.state == "ended":
+            with self._changed:
+                self._changed.notify_all()
+
+    def result(self, hub: Hub, reason: str, warnings: list[str] | None = None) -> Result:
+        """What the run came to so far.
+
+        Args:
+            hub: Whose server.
+            reason: What ended it.
+            warnings: What the user should know.
+        """
+        self._take(hub)
+        server, tally, now = hub.server, hub.tally, hub.now
+        return result_of(
+            server,
+            tally,
+            {**self._about, "num_clients": len(hub.members.by_name)},
+            history=list(self._history),
+            virtual_time_s=now,
+            wall_time_s=now - self._began_s,
+            idle_share=tally.idle_share(now),
+            stop_reason=reason,
+            warnings=[*(warnings or ()), *_bad(tally.reasons["not_finite"], tally.updates)],
+            log_hash=self._hash.hexdigest() if self._folder is not None else "",
+        )
+
+    def finished(self, hub: Hub, reason: str, warnings: list[str]) -> Result:
+        """What the run came to, written into the folder.
+
+        Args:
+            hub: One that has ended.
+            reason: What ended it.
+            warnings: What the user should know.
+        """
+        self._take(hub)
+        if self._losses[1]:
+            self._add_point(hub)
+        result = self.result(hub, reason, warnings)
+        if self._folder is not None:
+            self._folder.close(result)
+            result.report(self._folder.path / REPORT)
+        return result
+
+    def close(self) -> None:
+        """Write no more. May be called twice."""
+        if self._folder is not None:
+            self._folder.close()
+
+    def describe(self, hub: Hub) -> dict[str, Any]:
+        """How far the server is, in plain values.
+
+        Args:
+            hub: Whose server.
+        """
+        server, tally = hub.server, hub.tally
+        return {
+            "algorithm": self._about["algorithm"],
+            "settings": self._about["settings"],
+            "version": server.version,
+            "updates": tally.updates,
+            "applied": server.counts["applied"],
+            "buffered": server.counts["buffered"],
+            "rejected": server.counts["rejected"],
+            "cancelled": server.counts["cancelled"],
+            "lost": server.counts["lost"],
+            "reasons": dict(sorted(tally.reasons.items())),
+            "examples": tally.examples,
+            "in_flight": server.num_in_flight,
+            "concurrency": self._about["concurrency"],
+            "staleness": round(tally.recent_staleness, 3),
+            "train_loss": self._history[-1].metrics[_METRIC] if self._history else None,
+            "up_s": round(hub.now - self._began_s, 3),
+        }
+
+    def _take(self, hub: Hub) -> None:
+        events = hub.server.take_events()
+        self._taken_s = time.monotonic()
+        for event in events:
+            if type(event) is Submitted and event.status != "rejected" and "loss" in event.metrics:
+                total, count = self._losses
+                self._losses = (total + event.metrics["loss"], count + 1)
+        if self._folder is not None:
+            self._hash.extend(events)
+            self._folder.append_events(events)
+        if hub.tally.updates >= self._next_point and self._losses[1]:
+            self._next_point = hub.tally.updates + _POINT_EVERY
+            self._add_point(hub)
+
+    def _add_point(self, hub: Hub) -> None:
+        total, count = self._losses
+        self._losses = (0.0, 0)
+        tally, now = hub.tally, hub.now
+        point = Point(
+            updates=tally.updates,
+            versions=hub.server.version,
+            examples=tally.examples,
+            bytes=tally.bytes_up + tally.bytes_down,
+            virtual_time_s=now,
+            wall_time_s=now - self._began_s,
+            metrics={_METRIC: total / count},
+        )
+        self._history.append(point)
+        if self._folder is not None:
+            self._folder.append_point(point)
+
+
+def _about(algorithm: Algorithm, task: str, seed: int, concurrency: int | None) -> dict[str, Any]:
+    return {
+        "label": algorithm.name,
+        "algorithm": algorithm.name,
+        "settings": _plain(algorithm.settings),
+        "task": task,
+        "seed": seed,
+        "synchronous": isinstance(algorithm.gate, Bulk),
+        "population": {"name": "workers"},
+        "concurrency": concurrency,
+        "num_clients": 0,
+    }
+
+
+def _config(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in about.items() if value is not None}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, bool | int | float | str | list) else str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+
+
+def _bad(count: int, updates: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count} of {updates} updates were rejected because they were not finite; "
+        "the workers' learning rate is probably too high"
+    ]

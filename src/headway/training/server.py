@@ -1,0 +1,468 @@
+"""The parameter server: a model, an algorithm, and whoever connects."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
+
+from torch import nn
+from torch.optim import Optimizer
+
+from headway import __version__
+from headway.algorithms.arguments import check_count, check_number
+from headway.core import Algorithm, Server
+from headway.core.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ExchangeError,
+    HeadwayError,
+    UnknownNameError,
+    UsageError,
+)
+from headway.core.scheduler import FirstCome
+from headway.models import describe
+from headway.runtime.hub import Hub
+from headway.runtime.network import NetworkServer
+from headway.runtime.porter import Porter
+from headway.runtime.segments import Segments, SharedMemory
+from headway.training.ending import Ending, ending
+from headway.training.instructions import instructions_for
+from headway.training.ledger import Ledger
+from headway.training.original import Original
+from headway.training.policies import USUAL_FACTOR, Policy
+from headway.training.rules import choose_algorithm
+from headway.training.saving import Keeper, Kept
+
+if TYPE_CHECKING:
+    from headway.algorithms.transforms import OptimizerFactory
+    from headway.observe import Result
+    from headway.runtime.security import ServerTLS
+
+__all__ = ["ParameterServer"]
+
+_LOG: Final = logging.getLogger("headway")
+_LOOK_EVERY_S: Final = 0.5
+_CONSISTENCIES: Final = ("hogwild", "snapshot")
+_WHERE: Final = "ParameterServer"
+
+
+@final
+class ParameterServer:
+    """Holds a model, gives it to workers that connect, and applies what they send back.
+
+    Nobody waits for anybody, unless the algorithm says so. Workers come and go; one that
+    disappears is noticed, and nobody waits for it.
+
+    Args:
+        model: A module, which stays as it is; or a function that makes one, such as
+            ``headway.models.mlp(...)``. Where it is made of stock layers, workers need no model.
+        port: Where to listen, 0 to 65535; 0: any free port, see :attr:`address`.
+        host: The address to listen at. Other than this machine's own it needs ``tls``, or
+            ``insecure=True``.
+        update_rule: What an update is worth: ``"async_sgd"``, ``"async_momentum"``,
+            ``"async_adam"``, ``"fedasync"``, ``"fedbuff"`` and the other names of
+            :data:`headway.training.RULES`, or an algorithm.
+        algorithm: An algorithm, in place of ``update_rule``.
+        staleness_policy: What is done about stale updates: ``"adaptive_lr"``, ``"filter"``,
+            ``"momentum_correction"``, ``"ssp"``, ``"delay_compensation"``, ``"none"``, or values;
+            several in a list.
+        staleness_lr_factor: For ``"adaptive_lr"``, above 0 and at most 1.
+        max_staleness: In versions, at least 0: later updates are rejected; with ``"ssp"`` the bound
+            in jobs. ``None``: no bound.
+        server_optimizer: For rules whose workers send gradients: a ``torch.optim`` class, a partial,
+            a value of ``headway.optim``, or a name.
+        learning_rate: The server's, for rules that have one.
+        concurrency: How many jobs may be in flight, at least 1; who asks beyond that waits.
+            ``None``: no limit.
+        consistency: ``"snapshot"``: what a worker pulls is one version of the model.
+            ``"hogwild"``: it may be torn between two, and costs no copy.
+        checkpoint_dir: Where checkpoints are written; a server that is started on a folder that
+            has some goes on from the newest. ``None``: none are written.
+        checkpoint_frequency: The distance between checkpoints in versions, at least 1.
+        folder: A run folder to write, new or empty, with the events and metrics; ``None``: none.
+        tls: The server's certificate: :class:`headway.ServerTLS`. ``None``: no encryption.
+        token: What workers have to show; ``None``: nothing.
+        insecure: Whether it may listen to the network without TLS.
+        shared_memory: Whether workers of this machine get the model through memory that they share
+            with the server, instead of through the connection.
+        max_workers: How many may be connected at the same time, at least 1.
+        drain_s: How long :meth:`stop` waits for workers to hand in what they are at, in seconds.
+        seed: Of the model's initial values, where ``model`` makes them, and of all that the server
+            draws.
+
+    Raises:
+        ArgumentTypeError: An argument is of the wrong kind.
+        ConfigurationError: One is out of its range, or they contradict each other.
+
+    Example:
+        >>> import torch, headway
+        >>> model = torch.nn.Linear(3, 1)
+        >>> with headway.ParameterServer(model, port=0, update_rule="async_sgd") as server:
+        ...     server.version, server.address.partition(":")[0]
+        (0, '127.0.0.1')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[], nn.Module],
+        *,
+        port: int = 5000,
+        host: str = "127.0.0.1",
+        update_rule: str | Algorithm = "async_sgd",
+        algorithm: Algorithm | None = None,
+        staleness_policy: Policy | Sequence[Policy] = "none",
+        staleness_lr_factor: float = USUAL_FACTOR,
+        max_staleness: int | None = None,
+        server_optimizer: OptimizerFactory | Optimizer | str | None = None,
+        learning_rate: float | None = None,
+        concurrency: int | None = None,
+        consistency: Literal["snapshot", "hogwild"] = "snapshot",
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_frequency: int = 1000,
+        folder: str | Path | None = None,
+        tls: ServerTLS | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+        shared_memory: bool = True,
+        max_workers: int = 256,
+        drain_s: float = 5.0,
+        seed: int = 0,
+    ) -> None:
+        self.algorithm = choose_algorithm(
+            update_rule,
+            algorithm=algorithm,
+            staleness_policy=staleness_policy,
+            staleness_lr_factor=staleness_lr_factor,
+            max_staleness=max_staleness,
+            server_optimizer=server_optimizer,
+            learning_rate=learning_rate,
+        )
+        if consistency not in _CONSISTENCIES:
+            raise UnknownNameError.of("consistency", str(consistency), _CONSISTENCIES, where=_WHERE)
+        for name, count in (
+            ("checkpoint_frequency", checkpoint_frequency),
+            ("max_workers", max_workers),
+        ):
+            check_count(name, count)
+        if type(port) is not int:
+            raise ArgumentTypeError("a port is a whole number", where=_WHERE, got=repr(port))
+        self._scheduler = FirstCome(concurrency=concurrency)
+        self._drain_s = check_number("drain_s", drain_s)
+        self._original = Original(model, seed)
+        self._consistent = consistency == "snapshot"
+        self._shares = shared_memory
+        self._checkpoints = (checkpoint_dir, checkpoint_frequency)
+        self._folder = folder
+        self._seed = seed
+        self._place = (host, port, tls, token, insecure, max_workers)
+        self._description, why_not = self._described()
+        self._instructions = {
+            **instructions_for(self.algorithm, consistent=self._consistent),
+            "no_model": why_not,
+        }
+        self._segments: Segments | None = None
+        self._hub: Hub | None = None
+        self._network: NetworkServer | None = None
+        self._keeper: Keeper | None = None
+        self._ledger: Ledger | None = None
+        self._began_s = 0.0
+        self._offset_s = 0.0
+        self._result: Result | None = None
+        self.resumed_from: Path | None = None
+        """The checkpoint that it went on from; ``None``: it began anew."""
+
+    # --- life
+
+    def start(self) -> Self:
+        """Listen, in threads of its own.
+
+        Raises:
+            ConfigurationError: The checkpoint that is there is of another model or algorithm, the
+                algorithm does not go with the options, or the address may not be listened at.
+            CheckpointError: No checkpoint that is there can be read.
+            HeadwayError: Something else listens there; or there is no room for shared memory.
+        """
+        if self._hub is not None:
+            raise UsageError("this server was started before", where=_WHERE, help="make a new one")
+        try:
+            self._start()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self._segments = Segments() if self._shares else None
+        kept, starts = self._kept()
+        server = self._server(starts)
+        self._began_s = time.monotonic()
+        porter = Porter(server.layout, self._instructions, model=self._description)
+        hub = Hub(server, porter, seed=self._seed, clock=self._clock)
+        if kept is not None and self._keeper is not None:
+            self._keeper.restore(hub, kept)
+            self._offset_s = server.now
+            self.resumed_from = kept.path
+            _LOG.warning("Headway: going on from version %s, %s", f"{kept.version:,}", kept.path)
+        self._ledger = Ledger(
+            self._folder,
+            algorithm=self.algorithm,
+            task=self._original.name,
+            seed=self._seed,
+            concurrency=self._scheduler.concurrency,
+            began_s=self._offset_s,
+        )
+        hub.settled = self._settled
+        host, port, tls, token, insecure, max_workers = self._place
+        network = NetworkServer(
+            hub,
+            server.layout,
+            host=host,
+            port=port,
+            segments=self._segments,
+            security=tls,
+            token=token,
+            insecure=insecure,
+            max_workers=max_workers,
+            status=lambda: json.dumps(self.status()),
+        )
+        self._network = network
+        hub.start()
+        self._hub = hub
+        network.start()
+
+    def wait_for_workers(self, num_workers: int = 1, timeout_s: float | None = None) -> Result:
+        """Wait until so many workers have joined, and all that joined have finished or are lost.
+
+        Ctrl-C and SIGTERM, where nobody else has taken them, stop the server in order: what workers
+        are at is taken, a checkpoint written. The result says so. A second one is not caught.
+
+        Args:
+            num_workers: At least 1. More may come.
+            timeout_s: How long to wait for it, in seconds; ``None``: for ever.
+
+        Returns:
+            What the run came to so far; the server goes on.
+
+        Raises:
+            ExchangeError: It took too long.
+            Exception: What an algorithm raised, which ended the server.
+        """
+        check_count("num_workers", num_workers)
+        hub, ledger = self._running()
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        with ending(ledger.ring) as wanted:
+            while not wanted and not ledger.is_over(num_workers) and hub.state != "ended":
+                left_s = None if until is None else until - time.monotonic()
+                if left_s is not None and left_s <= 0.0:
+                    raise _too_few(ledger, num_workers, timeout_s)
+                ledger.wait(_LOOK_EVERY_S if left_s is None else min(left_s, _LOOK_EVERY_S))
+        if wanted:
+            return self._interrupted(wanted)
+        if hub.error is not None:
+            raise hub.error
+        if self._result is not None:
+            return self._result
+        return hub.call(lambda: ledger.result(hub, "all workers have left"))
+
+    def serve(self) -> Result:
+        """Run until Ctrl-C or SIGTERM, whoever comes and goes; then stop in order.
+
+        Returns:
+            What the run came to.
+        """
+        hub, ledger = self._running()
+        with ending(ledger.ring) as wanted:
+            while not wanted and hub.state != "ended":
+                ledger.wait(_LOOK_EVERY_S)
+        return self._interrupted(wanted) if wanted else self.stop()
+
+    def stop(self, reason: str = "stopped") -> Result:
+        """End in order: workers hand in what they are at, a checkpoint is written. May be repeated.
+
+        Args:
+            reason: What workers and the result are told.
+
+        Returns:
+            What the run came to.
+
+        Raises:
+            CheckpointError: The last checkpoint cannot be written.
+            Exception: What an algorithm raised, which had ended the server.
+        """
+        if self._result is not None:
+            return self._result
+        hub, ledger = self._running()
+        try:
+            hub.stop(reason, drain=True, within_s=self._drain_s)
+            hub.join()
+            if hub.error is not None:
+                reason = f"failed: {type(hub.error).__name__}"
+            self._result = ledger.finished(hub, reason, self._warnings())
+            if hub.error is not None:
+                raise hub.error
+            if self._keeper is not None:
+                self._keeper.finish(hub)
+        finally:
+            self._close()
+        return self._result
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.stop()
+            return
+        # The first error is the one that counts.
+        with suppress(Exception):
+            self.stop(f"failed: {kind.__name__}")
+
+    # --- looking
+
+    @property
+    def address(self) -> str:
+        """Where it listens: ``"host:port"``, as a worker is given it."""
+        self._running()
+        assert self._network is not None
+        return self._network.address
+
+    @property
+    def version(self) -> int:
+        """How often the model has changed."""
+        return self._running()[0].server.version
+
+    @property
+    def model(self) -> nn.Module:
+        """A copy of the model, as it is now."""
+        hub, _ = self._running()
+
+        def state() -> tuple[Any, Any]:
+            buffers = hub.server.buffers
+            return hub.server.parameters.clone(), None if buffers is None else buffers.clone()
+
+        return self._original.with_values(*hub.call(state))
+
+    def status(self) -> dict[str, Any]:
+        """Who is in, how stale they are, and why updates were dropped: plain values for JSON."""
+        hub, _ = self._running()
+        return hub.call(self._status)
+
+    def _status(self) -> dict[str, Any]:
+        hub, ledger = self._running()
+        keeper = self._keeper
+        return {
+            "library": __version__,
+            "address": self.address,
+            "state": hub.state,
+            "model": self._original.name,
+            **ledger.describe(hub),
+            "resumed_from": None if self.resumed_from is None else str(self.resumed_from),
+            "checkpoint_error": None
+            if keeper is None or keeper.error is None
+            else str(keeper.error),
+            "workers": [member.describe(hub.now) for member in hub.members.by_name.values()],
+        }
+
+    def __repr__(self) -> str:
+        where = "not started" if self._network is None else f"at {self._network.address}"
+        return f"ParameterServer({self._original.name}, {self.algorithm.name}, {where})"
+
+    # --- parts
+
+    def _server(self, starts: int) -> Server:
+        layout, parameters, buffers = self._original.values()
+        memory: Any = self._original.plain_memory(consistent=self._consistent)
+        if self._segments is not None:
+            divided = self._original.layout_for(self.algorithm)
+            memory = SharedMemory(self._segments, divided, consistent=self._consistent)
+        return Server(
+            parameters,
+            self.algorithm,
+            layout=layout,
+            scheduler=self._scheduler,
+            buffers=buffers,
+            seed=self._seed,
+            record="events",
+            incarnation=starts,
+            memory=memory,
+        )
+
+    def _kept(self) -> tuple[Kept | None, int]:
+        folder, every = self._checkpoints
+        if folder is None:
+            return None, 0
+        layout = self._original.layout_for(self.algorithm)
+        self._keeper = Keeper(folder, every, self.algorithm, layout)
+        return self._keeper.find(), self._keeper.starts
+
+    def _described(self) -> tuple[dict[str, Any] | None, str]:
+        try:
+            return describe(self._original.module), ""
+        except ConfigurationError as error:
+            return None, f"{error.message} ({error.where}: {error.got})"
+
+    def _clock(self) -> float:
+        return self._offset_s + time.monotonic() - self._began_s
+
+    def _settled(self, hub: Hub) -> None:
+        if self._ledger is not None:
+            self._ledger.settled(hub)
+        if self._keeper is not None and hub.state == "running":
+            self._keeper.settled(hub)
+
+    def _running(self) -> tuple[Hub, Ledger]:
+        if self._hub is None or self._ledger is None:
+            raise UsageError(
+                "the server has not been started",
+                where=_WHERE,
+                help="call start(), or write: with ParameterServer(...) as server",
+            )
+        return self._hub, self._ledger
+
+    def _interrupted(self, wanted: Ending) -> Result:
+        result = self.stop(wanted.reason)
+        result.interrupted = True
+        return result
+
+    def _warnings(self) -> list[str]:
+        keeper = self._keeper
+        if keeper is None or keeper.error is None:
+            return []
+        return [f"a checkpoint could not be written: {keeper.error}"]
+
+    def _close(self) -> None:
+        if self._network is not None:
+            self._network.stop()
+        if self._hub is not None and self._hub.state != "ended":
+            self._hub.stop("the server ends", within_s=0.0)
+            self._hub.join()
+        if self._keeper is not None:
+            self._keeper.close()
+        if self._ledger is not None:
+            with suppress(HeadwayError):
+                self._ledger.close()
+        if self._segments is not None:
+            self._segments.close()
+
+
+def _too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> ExchangeError:
+    joined, here = ledger.seen
+    return ExchangeError(
+        "workers have not finished in time",
+        where="ParameterServer.wait_for_workers",
+        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here",
+        expected=f"{num_workers} joined, and none left",
+        help="look at server.status(), or wait longer",
+    )

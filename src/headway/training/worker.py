@@ -1,0 +1,455 @@
+"""A worker of a parameter server: it connects, trains on its own data, and hands in what it finds."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from headway.algorithms.arguments import check_count, check_number
+from headway.core import Buffers, ParameterLayout
+from headway.core.errors import ConfigurationError, ExchangeError, ProtocolError, ServerLostError
+from headway.models import build
+from headway.runtime.connect import NetworkLink
+from headway.runtime.exchange import Exchange, Invitation
+from headway.runtime.segments import machine
+from headway.task.evaluation import choose_metrics
+from headway.task.given_optimizer import read_optimizer
+from headway.task.metrics import Loss, Metric, choose_loss
+from headway.task.replica import Replica
+from headway.training.batches import read_data
+from headway.training.ending import ending
+from headway.training.history import History
+from headway.training.instructions import Instructions, read_instructions
+from headway.training.learner import Learner, Meter, check_optimizer, move
+from headway.training.original import make_module
+from headway.training.visit import Diary, Visit
+
+if TYPE_CHECKING:
+    from headway.runtime.parcel import WorkerLink
+    from headway.runtime.security import WorkerTLS
+
+__all__ = ["AsyncWorker"]
+
+_LOG: Final = logging.getLogger("headway")
+_PORT: Final = 5000
+_LOOK_S: Final = 30.0
+_SHORTLY_S: Final = 1.0
+
+Metrics = str | Sequence[str] | Mapping[str, Metric]
+
+
+class _Seen(NamedTuple):
+    """The server's model when it was seen last."""
+
+    version: int
+    parameters: Tensor
+    buffers: Buffers | None
+
+
+@final
+class AsyncWorker:
+    """Trains for a :class:`headway.ParameterServer`, at its own pace.
+
+    What it sends, and whether the optimizer is its own or the server's, the server says when it
+    connects. Its optimizer's state (momentum, moments) stays here from one exchange to the next,
+    while the model each time is the server's.
+
+    Args:
+        server_address: ``"host:port"``, or ``"host"``.
+        port: Of the server, where the address names none.
+        model: The model: a module, which it then trains in, or a function that makes one. ``None``:
+            the server says what it is, which it can for models of stock layers.
+        local_batch_size: Examples in a batch of a dataset, at least 1; a loader has its own.
+        update_frequency: Batches from one exchange to the next, at least 1.
+        local_epochs: Passes through its data from one exchange to the next, above 0, in place of
+            batches: federated work. An update then counts for as many examples as it holds.
+        device: Where it trains. One that is not there is replaced by the CPU, with a notice.
+        name: What the server calls it, and what must be its alone; empty: the server chooses.
+        prefetch: Whether the next model comes while a batch is computed: faster, at the price of
+            one version of staleness for each job of this worker.
+        tls: How to know the server: :class:`headway.WorkerTLS`; ``None``: no encryption.
+        token: What the server wants to be shown.
+        insecure: Whether the token may travel without TLS.
+        shared_memory: Whether vectors travel through shared memory where the server is on this
+            machine.
+        connect_timeout_s: How long to wait for a server that does not listen yet, in seconds.
+
+    Raises:
+        ArgumentTypeError: An argument is of the wrong kind.
+        ConfigurationError: One is out of its range.
+
+    Example:
+        >>> import torch, headway
+        >>> x = torch.randn(64, 3)
+        >>> server = headway.ParameterServer(torch.nn.Linear(3, 1), port=0)
+        >>> with server:
+        ...     worker = headway.AsyncWorker(server.address, local_batch_size=8)
+        ...     history = worker.train(
+        ...         dataset=(x, x.sum(1, keepdim=True)), epochs=2, loss_fn="mse",
+        ...         optimizer=headway.optim.SGD(lr=0.1))
+        ...     result = server.wait_for_workers()
+        >>> history.updates, result.versions
+        (16, 16)
+    """
+
+    def __init__(
+        self,
+        server_address: str = "127.0.0.1",
+        *,
+        port: int = _PORT,
+        model: nn.Module | Callable[[], nn.Module] | None = None,
+        local_batch_size: int = 32,
+        update_frequency: int = 1,
+        local_epochs: float | None = None,
+        device: str | torch.device = "cpu",
+        name: str = "",
+        prefetch: bool = False,
+        tls: WorkerTLS | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+        shared_memory: bool = True,
+        connect_timeout_s: float = 10.0,
+    ) -> None:
+        check_count("local_batch_size", local_batch_size)
+        check_count("update_frequency", update_frequency)
+        check_number("connect_timeout_s", connect_timeout_s, above=True)
+        if local_epochs is not None:
+            check_number("local_epochs", local_epochs, above=True)
+            if update_frequency != 1:
+                raise ConfigurationError(
+                    "the work of a job is given twice",
+                    where="AsyncWorker",
+                    got=f"update_frequency={update_frequency}, local_epochs={local_epochs}",
+                    help="give one of them",
+                )
+        self.address = _with_port(server_address, port)
+        self.name = name
+        self.device = _usable(device)
+        self._batch_size = local_batch_size
+        self._update_frequency = update_frequency
+        self._local_epochs = local_epochs
+        self._prefetch = prefetch
+        self._machine = machine() if shared_memory else ""
+        self._instance = secrets.token_hex(8)
+        self._timeout_s = connect_timeout_s
+        self._dial: Callable[[float], WorkerLink] = lambda timeout_s: NetworkLink(
+            self.address,
+            security=tls,
+            token=token,
+            insecure=insecure,
+            connect_timeout_s=timeout_s,
+        )
+        self._given = None if model is None else make_module(model, 0, where="AsyncWorker")[0]
+        self._replica: Replica | None = None
+        self._seen: _Seen | None = None
+        self.history: History | None = None
+        """Of the last training, also of one that broke off."""
+
+    def train(
+        self,
+        dataset: Any = None,
+        *,
+        dataloader: Iterable[Any] | None = None,
+        epochs: float = 1,
+        optimizer: str | type[Optimizer] | partial[Optimizer] | Optimizer | None = None,
+        loss_fn: str | Loss = "cross_entropy",
+        metrics: Metrics = ("loss",),
+        log_frequency: int = 100,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        shard: tuple[int, int] | None = None,
+        seed: int | None = None,
+    ) -> History:
+        """Connect, and train until the data are used up or the server ends the run.
+
+        Ctrl-C and SIGTERM, where nobody else has taken them, end it after the present batch: what
+        is done is handed in, and the history says so. A second one is not caught.
+
+        Args:
+            dataset: A :class:`headway.data.Dataset`, a pair of tensors, or a torch ``Dataset`` of
+                pairs.
+            dataloader: In its place, what yields batches, each a pair of inputs and targets.
+            epochs: Passes through the data, above 0.
+            optimizer: A ``torch.optim`` class, a ``functools.partial`` of one, a value of
+                ``headway.optim``, a name, or an instance, of which the options are taken. ``None``
+                where the server owns the optimizer, and only there.
+            loss_fn: ``"cross_entropy"``, ``"mse"``, or a function ``(outputs, targets) -> mean``.
+            metrics: What the history holds: ``"accuracy"``, ``"bits"``, ``"loss"``, or a mapping of
+                names to functions, whose mean over batches is taken.
+            log_frequency: Batches from one row of the history to the next, at least 1.
+            shuffle: Whether each pass through a dataset has a new order.
+            drop_last: Whether a smaller last batch of a dataset is left out.
+            shard: ``(i, n)``: of the dataset every ``n``-th example, from the ``i``-th on.
+            seed: Of the order of the data; ``None``: it follows from the server's.
+
+        Returns:
+            The history, which is :attr:`history` too.
+
+        Raises:
+            ConfigurationError: An argument does not go with the server, or with another one.
+            RefusedError: The server does not let this worker in.
+            ServerLostError: It cannot be reached, or has gone.
+        """
+        check_count("log_frequency", log_frequency)
+        check_number("epochs", epochs, above=True)
+        loss = _as_loss(loss_fn)
+        passes = read_data(
+            dataset,
+            dataloader,
+            batch_size=self._batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            shard=shard,
+        )
+        meter = Meter.of(loss, _chosen(metrics, loss))
+        history = self.history = History(device=str(self.device))
+        diary = Diary(history, meter, log_frequency)
+        learners: list[Learner] = []
+
+        def receipt(told: Any) -> None:
+            diary.receipt(told)
+            for learner in learners:
+                learner.receipt(told)
+
+        exchange, invitation = self._join(self._timeout_s, receipt)
+        try:
+            history.worker = self.name
+            told, replica = self._enter(invitation)
+            check_optimizer(told, optimizer)
+            given = None
+            if optimizer is not None:
+                where = "AsyncWorker.train(optimizer=...)"
+                given = read_optimizer(optimizer, where=where, model=self._given)
+            replica.module.train()
+            learner = Learner(replica, told, loss=loss, optimizer=given, meter=meter)
+            learners.append(learner)
+            if told.keeps_model and (seen := exchange.look(_LOOK_S)) is not None:
+                assert seen.parameters is not None, "a look shows the model"
+                learner.keep(seen.parameters)
+            with ending() as wanted:
+                visit = Visit(
+                    exchange,
+                    learner,
+                    diary,
+                    passes=passes,
+                    epochs=epochs,
+                    update_frequency=self._update_frequency,
+                    local_epochs=self._local_epochs,
+                    prefetch=self._prefetch and not told.keeps_model,
+                    wanted=wanted,
+                )
+                visit.run(seed)
+            history.stopped = wanted.reason or exchange.stopped or ""
+            self._seen = _look(exchange) or self._seen
+        except ServerLostError as error:
+            if exchange.stopped is None:
+                error.add_note(f"Headway: after {history.updates:,} updates, see worker.history")
+                raise
+            # It had said that it was about to.
+            history.stopped = exchange.stopped
+        finally:
+            diary.close()
+            exchange.leave()
+        return history
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        metrics: Metrics = "accuracy",
+        loss_fn: str | Loss = "cross_entropy",
+        batch_size: int = 1000,
+    ) -> Any:
+        """Measure the server's model as it is now.
+
+        Where the server has ended, it is the model that this worker saw when it left, with a notice.
+
+        Args:
+            data: A loader, or a dataset, as for :meth:`train`.
+            metrics: A name, or several, or a mapping of names to functions.
+            loss_fn: What ``"loss"`` means.
+            batch_size: For a dataset.
+
+        Returns:
+            The value for one name, else a dict: means over the examples; those of functions of
+            one's own are means over batches, weighed by their size.
+
+        Raises:
+            RefusedError: The server does not let this worker in.
+            ServerLostError: It cannot be reached, and this worker has not trained for it.
+        """
+        loss = _as_loss(loss_fn)
+        passes = read_data(
+            None, data, batch_size=batch_size, shuffle=False, where="AsyncWorker.evaluate"
+        )
+        seen, replica = self._current()
+        replica.load(seen.parameters, seen.buffers)
+        meter = Meter.of(loss, _chosen(metrics, loss))
+        replica.module.eval()
+        with torch.no_grad():
+            for batch in passes.once(torch.Generator()):
+                targets = move(batch.targets, self.device)
+                outputs = replica.module(move(batch.inputs, self.device))
+                meter.add(outputs, targets, None, batch.size)
+        means = meter.take()
+        return means[metrics] if isinstance(metrics, str) else means
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that this worker trains in.
+
+        Raises:
+            ConfigurationError: It has none yet, because the server was to say what it is.
+        """
+        module = self._given if self._replica is None else self._replica.module
+        if module is None:
+            raise ConfigurationError(
+                "this worker has no model before it has connected", help="train first"
+            )
+        return module
+
+    def __repr__(self) -> str:
+        return f"AsyncWorker({self.address}{f', {self.name}' if self.name else ''}, {self.device})"
+
+    # --- the server
+
+    def _join(
+        self, timeout_s: float, receipt: Callable[[Any], None] | None = None
+    ) -> tuple[Exchange, Invitation]:
+        link = self._dial(timeout_s)
+        exchange = Exchange(
+            link,
+            worker=self.name,
+            layout=None if self._given is None else self._layout(self._given),
+            instance=self._instance,
+            machine=self._machine,
+            receipt=receipt,
+        )
+        try:
+            invitation = exchange.join()
+        except BaseException:
+            link.close()
+            raise
+        self.name = invitation.worker
+        return exchange, invitation
+
+    def _layout(self, module: nn.Module) -> ParameterLayout:
+        return ParameterLayout.of(module) if self._replica is None else self._replica.layout
+
+    def _enter(self, invitation: Invitation) -> tuple[Instructions, Replica]:
+        told = read_instructions(invitation.instructions)
+        if self._replica is not None and self._same(self._replica.layout, invitation.layout):
+            return told, self._replica
+        module = self._given
+        if module is None:
+            module = _built(invitation)
+        elif self._replica is not None:
+            raise ProtocolError("the server has another model than before")
+        self._replica = Replica(module, invitation.layout, self.device)
+        return told, self._replica
+
+    def _same(self, one: ParameterLayout, other: ParameterLayout) -> bool:
+        return one.describe() == other.describe()
+
+    def _current(self) -> tuple[_Seen, Replica]:
+        """The server's model, or what it was when this worker left."""
+        try:
+            exchange, invitation = self._join(
+                self._timeout_s if self._seen is None else min(_SHORTLY_S, self._timeout_s)
+            )
+            try:
+                _, replica = self._enter(invitation)
+                seen = _look(exchange)
+            finally:
+                exchange.leave()
+        except ExchangeError as error:
+            if self._seen is None:
+                raise
+            _LOG.warning("Headway: the server is not there (%s)", error.message)
+        else:
+            if seen is not None:
+                self._seen = seen
+                return seen, replica
+        if self._seen is None or self._replica is None:
+            raise ServerLostError("the server is about to end", where=self.address)
+        version = f"{self._seen.version:,}"
+        _LOG.warning("Headway: this is version %s, as this worker left it", version)
+        return self._seen, self._replica
+
+
+def _look(exchange: Exchange) -> _Seen | None:
+    seen = None if exchange.stopped is not None else exchange.look(_LOOK_S)
+    if seen is None or seen.parameters is None:
+        return None
+    buffers = None if seen.buffers is None else seen.buffers.clone()
+    return _Seen(seen.version, seen.parameters.clone(), buffers)
+
+
+def _built(invitation: Invitation) -> nn.Module:
+    if invitation.model is None:
+        why = str(invitation.instructions.get("no_model", ""))
+        raise ConfigurationError(
+            "the server cannot say what its model is made of, so this worker must be given it",
+            where="AsyncWorker(model=...)",
+            got=why or None,
+            expected="the model that the server was given",
+            help="AsyncWorker(address, model=MyModel())",
+        )
+    module = build(invitation.model, max_params=2 * invitation.layout.num_params + (1 << 20))
+    layout = ParameterLayout.of(module).with_fragments(invitation.layout.num_fragments)
+    difference = invitation.layout.difference(layout)
+    if difference is not None:
+        raise ProtocolError(
+            "the server's description of its model does not fit its layout",
+            got=difference,
+            help="give this worker the model: AsyncWorker(address, model=MyModel())",
+        )
+    return module
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    found = torch.device(device)
+    try:
+        torch.empty(1, device=found)
+    # Without CUDA in its build, torch raises an AssertionError.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        problem = str(error).splitlines()[0]
+        _LOG.warning("Headway: training on the CPU; %s cannot be used here: %s", device, problem)
+        return torch.device("cpu")
+    return found
+
+
+def _with_port(address: str, port: int) -> str:
+    given: object = address
+    if not isinstance(given, str) or not given:
+        raise ConfigurationError(
+            "a server's address is text",
+            where="AsyncWorker(server_address=...)",
+            got=repr(given),
+            expected='"host:port", or "host"',
+        )
+    head, colon, tail = address.rpartition(":")
+    bare_v6 = address.count(":") > 1 and not address.startswith("[")
+    if bare_v6:
+        return f"[{address}]:{port}"
+    if colon and (tail.isdigit() or not head):
+        return address
+    return address if colon and not address.endswith("]") else f"{address}:{port}"
+
+
+def _as_loss(loss_fn: Any) -> Loss:
+    if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
+        loss_fn = loss_fn()
+    return choose_loss(loss_fn)
+
+
+def _chosen(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
+    means, wholes = choose_metrics(metrics, loss)
+    return {**means, **wholes}
