@@ -50,6 +50,13 @@ SHORT = {
         "distance to the optimum",
     ),
     "claims_ringmaster": ([*UNTUNED, "--workers", "20", "--dim", "20"], "R or B"),
+    "compression": (
+        [
+            *["--seeds", "1", "--processes", "1", "--updates", "20"],
+            *["--sizes", "1000", "--repeats", "2"],
+        ],
+        "times fewer bytes",
+    ),
     "local_training": (["--seconds", "0.02"], "jobs/s"),
     "million_clients": (
         ["--kinds", "mlp", "--clients", "20", "60", "--concurrency", "10", "--checkpoint"],
