@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Final, Protocol, final
 
 import torch
@@ -287,6 +288,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
+@cache
 def _max_scale(dtype: torch.dtype) -> float:
     """The largest scale of which 127 are still finite."""
     wide = _wide(dtype)
