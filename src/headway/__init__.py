@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headway.core import Algorithm, Server, Update, errors
     from headway.runtime import compression
     from headway.runtime.processes import Processes
+    from headway.runtime.security import ServerTLS, WorkerTLS
     from headway.simulation import (
         BusyServer,
         Comparison,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
         until,
     )
     from headway.task import LocalTraining, Task, optim
-    from headway.training import run
+    from headway.training.run import run
     from headway.training.server import ParameterServer
     from headway.training.worker import AsyncWorker
 
@@ -53,9 +54,11 @@ __all__ = [
     "Processes",
     "Result",
     "Server",
+    "ServerTLS",
     "SimulatedStaleness",
     "Task",
     "Update",
+    "WorkerTLS",
     "__version__",
     "algorithms",
     "compare",
@@ -87,9 +90,11 @@ _HOME = {
     "Processes": "headway.runtime.processes:Processes",
     "Result": "headway.simulation:Result",
     "Server": "headway.core:Server",
+    "ServerTLS": "headway.runtime.security:ServerTLS",
     "SimulatedStaleness": "headway.simulation:SimulatedStaleness",
     "Task": "headway.task:Task",
     "Update": "headway.core:Update",
+    "WorkerTLS": "headway.runtime.security:WorkerTLS",
     "algorithms": "headway.algorithms",
     "compare": "headway.simulation:compare",
     "compression": "headway.runtime.compression",
@@ -100,7 +105,7 @@ _HOME = {
     "models": "headway.models",
     "optim": "headway.task.optim",
     "population": "headway.simulation.population",
-    "run": "headway.training:run",
+    "run": "headway.training.run:run",
     "schedulers": "headway.algorithms.schedulers",
     "simulate": "headway.simulation:simulate",
     "staleness": "headway.algorithms.staleness",

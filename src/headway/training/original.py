@@ -48,7 +48,16 @@ def make_module(
             got=f"a {type(made).__name__}",
             expected=expected,
         )
-    return made, getattr(model, "__qualname__", None) or repr(model)
+    return made, _name_of(model)
+
+
+def _name_of(model: object) -> str:
+    # A factory of the models room has a name, and a repr with all its sizes.
+    for attribute in ("__qualname__", "name"):
+        name = getattr(model, attribute, None)
+        if isinstance(name, str):
+            return name
+    return repr(model)
 
 
 @final

@@ -381,7 +381,7 @@ def test_a_model_is_a_module_or_makes_one():
         kit.server(lambda: 3)
     with kit.server(headway.models.mlp(inputs=2, classes=2), seed=1) as server:
         first = kit.server(headway.models.mlp(inputs=2, classes=2), seed=1)
-        assert repr(server).startswith("ParameterServer(mlp(inputs=2")
+        assert repr(server).startswith("ParameterServer(mlp, async_delta, at ")
         with first:
             for one, other in zip(server.model.parameters(), first.model.parameters(), strict=True):
                 assert torch.equal(one, other)
