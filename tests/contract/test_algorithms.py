@@ -122,6 +122,28 @@ def test_it_says_how_many_workers_it_needs_and_works_with_so_many(case):
 
 
 @everyone
+def test_a_payload_is_borrowed(case, monkeypatch):
+    """Links read payloads in place: what lies there after ``submit`` is another worker's business."""
+    plain = play(case, long_enough(case))
+    submit, spoils = core.Server.submit, []
+
+    def spoil(server, update, now, **options):
+        payload = update.payload.clone()
+        receipt = submit(server, update._replace(payload=payload), now, **options)
+        payload.fill_(torch.nan)
+        spoils.append(receipt)
+        return receipt
+
+    monkeypatch.setattr(core.Server, "submit", spoil)
+    spoiled = play(case, long_enough(case))
+    assert len(spoils) >= long_enough(case)
+    assert torch.equal(spoiled.side.server.parameters, plain.side.server.parameters)
+    saved, expected = spoiled.side.server.state_dict(), plain.side.server.state_dict()
+    for part in ("chain", "step", "tables"):
+        assert same(saved[part], expected[part]), part
+
+
+@everyone
 @pytest.mark.parametrize("cut", [1, 13, 28])
 def test_a_save_and_a_load_in_the_middle_change_no_bit(case, cut):
     straight, broken = play(case, 40), play(case, cut)

@@ -316,6 +316,7 @@ class NetworkLink:
 
     def _wait_until_ready(self, timeout_s: float) -> None:
         if not self._ready.wait(timeout_s):
+            self._call.cancel()
             self.close()
             raise ServerLostError(
                 "something listens there, and does not answer",

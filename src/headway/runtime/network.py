@@ -368,9 +368,9 @@ class NetworkSession:
             self._shares = header.ask.shared and self._share is not None
         elif kind == "push" and header.push.update.HasField("place"):
             vector, buffers = self._shared_update(header.push)
-        elif kind == "push" and header.push.update.num_values:
+        elif kind == "push":
             check_vectors(header.push.update, self._server.rooms.sizes)
-            room = self._server.rooms.take()
+            room = self._server.rooms.take() if header.push.update.num_values else None
         # Only now is there a room to give back.
         try:
             if room is not None:

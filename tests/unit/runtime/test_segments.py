@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from headway.core import ParameterLayout
+from headway.core.errors import HeadwayError, ProtocolError
+from headway.runtime import segments as module
+from headway.runtime.rooms import Sizes
+from headway.runtime.segments import Mapping, Segments, SharedMemory, machine
+from headway.runtime.sharing import ServerShare, WorkerShare
+from headway.runtime.wire import Vectors, Welcome
+
+LAYOUT = ParameterLayout.flat(5)
+SIZE = Sizes(LAYOUT).segment_bytes
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_folder", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def segments(folder):
+    made = Segments()
+    yield made
+    made.close()
+
+
+def test_two_see_one_memory(segments):
+    segment = segments.create(SIZE)
+    room = Mapping(LAYOUT).open(segment.index, str(segment.path), SIZE, writable=True)
+    room.vector.fill_(3.0)
+    assert Sizes(LAYOUT).room_in(segment.memory).vector.tolist() == [3.0] * 5
+    assert segments.holding(Sizes(LAYOUT).room_in(segment.memory).vector) is segment
+    assert segments.holding(torch.zeros(5)) is None
+
+
+def test_a_reader_does_not_write(segments):
+    segment = segments.create(SIZE)
+    room = Mapping(LAYOUT).open(segment.index, str(segment.path), SIZE)
+    room.vector.fill_(3.0)
+    assert not segment.memory.any()
+
+
+def test_only_this_user_can_enter(segments):
+    segment = segments.create(SIZE)
+    assert segment.path.stat().st_mode & 0o777 == 0o600
+    assert segment.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_nothing_is_left_after_close(folder, segments):
+    one, other = segments.create(SIZE), segments.create(SIZE)
+    segments.remove(one)
+    assert not one.path.exists()
+    assert other.path.exists()
+    segments.close()
+    segments.close()
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_server_left_is_removed_and_what_a_live_one_has_is_not(folder):
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from headway.runtime import segments\n"
+        "segments._folder = lambda: Path(sys.argv[1])\n"
+        "made = segments.Segments(); made.create(64); os._exit(9)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
+    assert run.returncode == 9
+    (orphan,) = folder.iterdir()
+    live = Segments()
+    kept = live.create(64)
+    assert not orphan.exists()
+    other = Segments()
+    other.create(64)
+    assert kept.path.exists()
+    live.close()
+    other.close()
+
+
+def test_no_room_is_an_error_and_leaves_nothing(segments):
+    segments.create(64)
+    with pytest.raises(HeadwayError, match="no room for memory that processes share"):
+        segments.create(1 << 60)
+    assert len(list(segments._folder.iterdir())) == 2
+
+
+def test_no_room_in_the_last_moment(segments, monkeypatch):
+    def full(descriptor, num_bytes):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_reserve", full)
+    with pytest.raises(HeadwayError, match="no room"):
+        segments.create(64)
+
+
+@pytest.mark.parametrize("said", [SIZE - 1, SIZE + 4096, 4])
+def test_a_file_of_another_size_is_not_mapped(segments, said):
+    segment = segments.create(SIZE)
+    with pytest.raises(OSError, match="was said to have"):
+        Mapping(LAYOUT).open(segment.index, str(segment.path), said)
+
+
+def test_a_machine_has_one_name():
+    assert machine() == machine()
+    assert len(machine()) == 32
+    if Path("/dev/shm").exists():
+        assert os.access("/dev/shm", os.W_OK)
+
+
+def test_snapshots_lie_in_segments(segments):
+    vector, buffers = SharedMemory(segments, LAYOUT).make(torch.zeros(5), None)
+    assert buffers is None
+    assert segments.holding(vector) is not None
+
+
+def test_a_vector_is_told_by_its_place(segments):
+    welcome = Welcome()
+    server = ServerShare(segments, LAYOUT)
+    server.offer(welcome)
+    worker = WorkerShare(LAYOUT, welcome)
+    snapshot, _ = SharedMemory(segments, LAYOUT).make(torch.zeros(5), None)
+    snapshot.copy_(torch.arange(5.0))
+    told = Vectors()
+    server.put(told, snapshot, None, job=1)
+    taken, _ = worker.take(told)
+    assert torch.equal(taken, snapshot)
+    # A path is given once.
+    again = Vectors()
+    server.put(again, snapshot, None, job=2)
+    assert not again.place.path
+    back = Vectors()
+    worker.put(back, torch.ones(3), None)
+    got, _ = server.take(back)
+    assert torch.equal(got, torch.ones(3))
+    server.close()
+    with pytest.raises(ProtocolError, match="lies where none may"):
+        server.take(back)
+
+
+def test_copies_are_made_apart_and_used_again(segments):
+    server = ServerShare(segments, LAYOUT)
+    places = []
+
+    def put(job):
+        told = Vectors()
+        server.put(told, torch.full((5,), float(job)), None, job=job)
+        places.append(told.place.segment)
+
+    for job in (1, 2, 3):
+        put(job)
+    assert len(set(places)) == 3
+    server.ended(2)
+    put(4)
+    assert places[3] == places[1]
+    server.close()
+    assert segments._by_index == {}
+
+
+def test_more_than_the_model_is_no_update(segments):
+    server = ServerShare(segments, LAYOUT)
+    welcome = Welcome()
+    server.offer(welcome)
+    vectors = Vectors(num_values=6)
+    vectors.place.segment = welcome.pushes.segment
+    with pytest.raises(ProtocolError, match="larger than the model"):
+        server.take(vectors)
