@@ -276,6 +276,12 @@ class NetworkLink:
         if chunk_data(data) is not None:
             raise ProtocolError("a chunk that belongs to nothing")
         header = wire.ToWorker.FromString(data)
+        for receipt in header.before:
+            if receipt.WhichOneof("kind") != "receipt" or receipt.before:
+                raise ProtocolError("only receipts go before a job")
+            if self._share is None and receipt.receipt.answer.num_values:
+                raise ProtocolError("an answer without its vector")
+            self._inbox.put(Delivery(receipt))
         if header.HasField("cancel"):
             self._abandon(header.cancel.job)
         if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):

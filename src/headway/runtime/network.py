@@ -325,12 +325,32 @@ class NetworkSession:
         try:
             while (letter := self._letters.get(timeout=patience)) is not None:
                 patience = None
-                yield from _messages(letter)
+                if letter.vector is None and letter.header.HasField("receipt"):
+                    yield from self._with_what_follows(letter)
+                else:
+                    yield from _messages(letter)
         except Empty:
             self._hub.gone(self)
         finally:
             self._closed = True
             self._server.forget(self)
+
+    def _with_what_follows(self, receipt: _Letter) -> Iterator[bytes]:
+        """A receipt travels with the job that comes right after it, if that is here by now."""
+        try:
+            after = self._letters.get_nowait()
+        except Empty:
+            yield from _messages(receipt)
+            return
+        if after is None:
+            self._letters.put(None)
+            yield from _messages(receipt)
+        elif after.header.HasField("job"):
+            after.header.before.append(receipt.header)
+            yield from _messages(after)
+        else:
+            yield from _messages(receipt)
+            yield from _messages(after)
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Read the stream until it ends.

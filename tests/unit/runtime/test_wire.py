@@ -82,6 +82,7 @@ def test_numbers_of_the_kinds_are_what_they_were():
         "wait": 5,
         "cancel": 6,
         "stop": 7,
+        "before": 14,
         "chunk": 15,
     }
     assert numbers(wire.ToWorker) == known
