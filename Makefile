@@ -16,13 +16,21 @@ PYTEST_FLAGS ?=
 PYTEST = $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
 LEDGER = $(PYTHON) scripts/ledger.py run
 
+# Real worker processes first, then the same question in virtual time.
+DEMO_RUN_CONFIG ?= examples/mnist_processes.toml
+DEMO_RUN_OUT ?= runs/mnist-processes
+DEMO_RUN_FLAGS ?= --overwrite
+DEMO_RUN_SHORT_OUT ?= build/mnist-processes-short
+DEMO_RUN_SHORT_FLAGS ?= --overwrite --set runtime.num_workers=2 --set stop.updates=40
 DEMO_CONFIG ?= examples/mnist_race.toml
 DEMO_OUT ?= runs/mnist-race
 DEMO_FLAGS ?= --overwrite
 DEMO_SHORT_OUT ?= build/mnist-race-short
 DEMO_SHORT_FLAGS ?= --overwrite --set 'seeds=[0]' --set stop.virtual_time_s=30
+DEMO_RUN = $(PYTHON) -m headway run $(DEMO_RUN_CONFIG) --out $(DEMO_RUN_OUT) $(DEMO_RUN_FLAGS)
 DEMO = $(PYTHON) -m headway compare $(DEMO_CONFIG) --out $(DEMO_OUT) $(DEMO_FLAGS)
 ifdef DEMO_SHORT
+DEMO_RUN = $(PYTHON) -m headway run $(DEMO_RUN_CONFIG) --out $(DEMO_RUN_SHORT_OUT) $(DEMO_RUN_SHORT_FLAGS)
 DEMO = $(PYTHON) -m headway compare $(DEMO_CONFIG) --out $(DEMO_SHORT_OUT) $(DEMO_SHORT_FLAGS)
 endif
 
@@ -51,7 +59,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(PYTHON)
 	$(PIP) install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[data,dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## race asynchronous against synchronous training on real digits; opens as a report
+demo: $(INSTALLED) ## train on real digits with and without waiting: worker processes, then virtual time
+	$(DEMO_RUN)
 	$(DEMO)
 
 demo-short: ## the same race, cut short (also: make demo DEMO_SHORT=1)

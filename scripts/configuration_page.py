@@ -19,7 +19,7 @@ HEAD = """\
 
 <!-- Made by `python -m scripts.configuration_page`; change the models and docstrings instead. -->
 
-A configuration is a TOML file for [`headway simulate` and `headway compare`](cli.md). Examples lie in `examples/`.
+A configuration is a TOML file for [`headway run`, `headway simulate` and `headway compare`](cli.md). Examples lie in `examples/`.
 
     [task]
     kind = "quadratic"              # or leave [task] out, and give [data], [model] and [local]
@@ -65,6 +65,7 @@ SECTIONS = {
     "Run": "`[run]`",
     "Every": "`run.evaluate_every` and `run.checkpoint_every`",
     "Server": "`[server]`",
+    "Runtime": "`[runtime]`",
     "Staleness": "`[staleness]`",
     "Execution": "`[execution]`",
     "Stop": "`[stop]`",

@@ -33,6 +33,7 @@ COMMANDS = {
     "list": ["--json", "what"],
     "replay": ["--json", "run"],
     "report": ["--json", "--out", "runs"],
+    "run": [name for name in RUN if name != "--checkpoint-every"],
     "simulate": sorted([*RUN, "--resume"]),
 }
 

@@ -88,6 +88,16 @@ def test_a_simulation_needs_no_command_line_and_no_extra(steps, name):
     assert third_party(steps[name] - steps["torch"]).isdisjoint(FRONT | OPTIONAL)
 
 
+def test_a_worker_process_loads_no_server_and_no_simulator():
+    _, torch, worker = loaded_after(
+        "import torch", "import headway.runtime.processes, headway.runtime.trainee"
+    )
+    assert rooms(worker).isdisjoint({"simulation", "training", "cli", "config", "checkpoint"})
+    unwanted = {"headway.runtime.hub", "headway.runtime.porter", "headway.observe.report"}
+    assert worker.isdisjoint(unwanted)
+    assert third_party(worker - torch).isdisjoint(FRONT | OPTIONAL | {"grpc"})
+
+
 def test_no_module_of_headway_loads_an_optional_package():
     modules = [
         ".".join(path.relative_to(SOURCE).with_suffix("").parts)

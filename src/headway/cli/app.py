@@ -17,7 +17,7 @@ from headway.cli.configuration import config_app
 from headway.cli.doctor import doctor
 from headway.cli.listing import list_names
 from headway.cli.looking import replay, report
-from headway.cli.running import compare, simulate
+from headway.cli.running import compare, run, simulate
 
 __all__ = ["app", "main"]
 
@@ -86,6 +86,7 @@ def root(
     """Take the options before the command; :class:`_Root` looks at ``debug``."""
 
 
+app.command()(run)
 app.command()(simulate)
 app.command()(compare)
 app.command()(replay)

@@ -5,7 +5,7 @@ Everything that can be wrong is found here, before the first file is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -26,6 +26,7 @@ from headway.simulation.reference import reference_for
 from headway.simulation.resolve import check_arrival, check_measured, drawn, usable_device
 from headway.simulation.resume import begins_anew
 from headway.task import Objective
+from headway.training.run import run as run_for_real
 
 __all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
 
@@ -41,8 +42,9 @@ class Job:
         task: What is trained.
         algorithm: What an update is worth.
         scheduler: Who trains next, and how many at the same time.
-        options: Further arguments of ``simulate``.
+        options: Further arguments of what trains.
         tree: The configuration of this run, complete.
+        train: ``simulate``, or ``run`` for real workers.
     """
 
     label: str
@@ -52,6 +54,7 @@ class Job:
     scheduler: Scheduler
     options: Mapping[str, Any]
     tree: Mapping[str, Any]
+    train: Callable[..., Result] = simulate
 
     def run(
         self,
@@ -70,16 +73,16 @@ class Job:
             resume: Whether a run that is in the folder goes on.
         """
         if resume and CheckpointStore(folder / CHECKPOINTS).numbers():
-            return self._simulate(folder, observers, resume=True)
+            return self._train(folder, observers, resume=True)
         # Without a checkpoint a run begins again, if it is this one.
         overwrite = begins_anew(folder, self.tree) if resume else overwrite
         with _create(folder, self.tree, overwrite=overwrite) as run_folder:
-            return self._simulate(run_folder, observers)
+            return self._train(run_folder, observers)
 
-    def _simulate(
-        self, folder: Path | RunFolder, observers: Sequence[Observer], *, resume: bool = False
+    def _train(
+        self, folder: Path | RunFolder, observers: Sequence[Observer], **options: Any
     ) -> Result:
-        return simulate(
+        return self.train(
             self.task,
             self.algorithm,
             scheduler=self.scheduler,
@@ -87,29 +90,31 @@ class Job:
             folder=folder,
             observers=observers,
             label=self.label,
-            resume=resume,
+            **options,
             **self.options,
         )
 
 
-def plan(resolved: Resolved) -> Job:
-    """The run that ``headway simulate`` makes.
+def plan(resolved: Resolved, *, real: bool = False) -> Job:
+    """The run that ``headway simulate`` makes, or ``headway run``.
 
     Args:
         resolved: The configuration.
+        real: With real workers.
     """
     algorithm = config.make_algorithm(resolved)
     data = config.make_data(resolved)
-    job = _job(resolved, algorithm, config.make_task(resolved, data))
+    job = _job(resolved, algorithm, config.make_task(resolved, data), real=real)
     _check_targets(resolved, job)
     return job
 
 
-def plans(resolved: Resolved) -> list[Job]:
-    """The runs that ``headway compare`` makes, seed after seed.
+def plans(resolved: Resolved, *, real: bool = False) -> list[Job]:
+    """The runs that ``headway compare`` makes, or ``headway run``, seed after seed.
 
     Args:
         resolved: The configuration.
+        real: With real workers.
     """
     labels = list(resolved.config.algorithms)
     if not labels:
@@ -123,7 +128,7 @@ def plans(resolved: Resolved) -> list[Job]:
     data = config.make_data(resolved)
     tasks = {label: _task(resolved, data, label) for label in labels}
     jobs = [
-        _job(resolved, algorithms[label], tasks[label], label=label, seed=seed)
+        _job(resolved, algorithms[label], tasks[label], label=label, seed=seed, real=real)
         for seed in resolved.config.seeds
         for label in labels
     ]
@@ -196,26 +201,31 @@ def _job(
     *,
     label: str | None = None,
     seed: int | None = None,
+    real: bool = False,
 ) -> Job:
     run = resolved.config.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     options = {
-        "population": config.make_population(resolved, task.num_clients),
-        "server": config.make_server(resolved),
-        "execution": config.make_execution(resolved),
-        "staleness": config.make_staleness(resolved),
+        **(_real(resolved) if real else _simulated(resolved, task)),
         "stop": config.make_stop(resolved),
         "evaluate_every": config.make_every(resolved),
-        "checkpoint_every": config.make_checkpoint_every(resolved),
         "device": usable_device(run.device, where=resolved.place(("run", "device"))),
         "record": run.record,
     }
     place: tuple[str, ...] = ("algorithm",) if label is None else ("algorithms", label)
     reference_for(task, algorithm, where=resolved.place(place))
     concurrency = config.check_clients(resolved, task, algorithm, label=label)
+    tree = resolved.tree_of(label, seed)
+    if real and concurrency is None:
+        able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
+        concurrency = min(max(able, 1), options["runtime"].num_jobs)
+    if real:
+        # To replay the log takes the same scheduler.
+        tree["run"] = {**tree["run"], "concurrency": concurrency}
     scheduler = config.make_scheduler(resolved, concurrency, label=label)
-    _check_conditions(resolved, algorithm, scheduler, options)
+    if not real:
+        _check_conditions(resolved, algorithm, scheduler, options)
     return Job(
         label=label or algorithm.name,
         seed=resolved.config.seed if seed is None else seed,
@@ -223,8 +233,59 @@ def _job(
         algorithm=algorithm,
         scheduler=scheduler,
         options=options,
-        tree=resolved.tree_of(label, seed),
+        tree=tree,
+        train=run_for_real if real else simulate,
     )
+
+
+def _simulated(resolved: Resolved, task: Objective) -> dict[str, Any]:
+    """What only a simulation is told."""
+    return {
+        "population": config.make_population(resolved, task.num_clients),
+        "server": config.make_server(resolved),
+        "execution": config.make_execution(resolved),
+        "staleness": config.make_staleness(resolved),
+        "checkpoint_every": config.make_checkpoint_every(resolved),
+    }
+
+
+def _real(resolved: Resolved) -> dict[str, Any]:
+    """What only a run with real workers is told; what it cannot do is refused."""
+    asked = resolved.config
+    virtual = "a run with real workers has no virtual time"
+    refused: list[tuple[tuple[str, ...], object, str, str]] = [
+        (
+            ("stop", "virtual_time_s"),
+            asked.stop.virtual_time_s,
+            virtual,
+            "--set stop.virtual_time_s= --set stop.wall_time_s=60",
+        ),
+        (
+            ("run", "evaluate_every", "virtual_time_s"),
+            asked.run.evaluate_every.virtual_time_s,
+            virtual,
+            "--set run.evaluate_every=100",
+        ),
+        (
+            ("staleness",),
+            asked.staleness,
+            "the staleness of real workers is not drawn",
+            "--set staleness=",
+        ),
+        (
+            ("run", "checkpoint_every"),
+            asked.run.checkpoint_every,
+            "a run with real workers writes no checkpoints",
+            "--set run.checkpoint_every=",
+        ),
+    ]
+    for path, value, message, instead in refused:
+        if value is not None:
+            raise ConfigurationError(
+                message, where=resolved.place(path), got=str(value), help=f"pass {instead}"
+            )
+    consistency = "snapshot" if asked.runtime is None else asked.runtime.consistency
+    return {"runtime": config.make_runtime(resolved), "consistency": consistency}
 
 
 def _check_conditions(

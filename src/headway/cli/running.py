@@ -1,11 +1,11 @@
-"""``headway simulate`` and ``headway compare``."""
+"""``headway run``, ``headway simulate`` and ``headway compare``."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headway.config import Resolved
     from headway.observe import Comparison, Result
 
-__all__ = ["compare", "simulate"]
+__all__ = ["compare", "run", "simulate"]
 
 Record = Annotated[
     str | None,
@@ -61,14 +61,46 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Train in virtual time, and leave a run folder with a report."""
-    from headway.cli.jobs import plan
-    from headway.cli.progress import progress
-
     if resume:
         out = _resumed(config, out, overwrite=overwrite)
     resolved = _load(config, settings, record, checkpoint_every)
-    job = plan(resolved)
-    folder = out or free_folder(config)
+    show = _Show(out or free_folder(config), overwrite, quiet, as_json)
+    _alone(resolved, show, resume=resume)
+
+
+def run(
+    config: Config,
+    out: Out = None,
+    settings: Settings = None,
+    record: Record = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train with real worker processes: one algorithm, or several to compare."""
+    resolved = _load(config, settings, record, None)
+    show = _Show(out or free_folder(config), overwrite, quiet, as_json)
+    if resolved.config.algorithms and resolved.config.algorithm is None:
+        _together(resolved, show, real=True)
+    else:
+        _alone(resolved, show, real=True)
+
+
+class _Show(NamedTuple):
+    """Where a run goes, and how much is said of it."""
+
+    folder: Path
+    overwrite: bool
+    quiet: bool
+    as_json: bool
+
+
+def _alone(resolved: Resolved, show: _Show, *, real: bool = False, resume: bool = False) -> None:
+    from headway.cli.jobs import plan
+    from headway.cli.progress import progress
+
+    job = plan(resolved, real=real)
+    folder, overwrite, quiet, as_json = show
     with progress([(job.label, job.seed)], silent=quiet or as_json) as observers:
         result = job.run(folder, observers, overwrite=overwrite, resume=resume)
     report = folder / "report.html"
@@ -91,13 +123,17 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Run every algorithm with every seed, and compare the time and work to a target."""
+    resolved = _load(config, settings, record, checkpoint_every)
+    _together(resolved, _Show(out or free_folder(config), overwrite, quiet, as_json))
+
+
+def _together(resolved: Resolved, show: _Show, *, real: bool = False) -> None:
     from headway.cli.jobs import gather, open_comparison, plans
     from headway.cli.progress import progress
     from headway.simulation.interruption import interruptible
 
-    resolved = _load(config, settings, record, checkpoint_every)
-    jobs = plans(resolved)
-    folder = out or free_folder(config)
+    jobs = plans(resolved, real=real)
+    folder, overwrite, quiet, as_json = show
     open_comparison(folder, resolved, overwrite=overwrite)
     results: list[Result] = []
     runs = [(job.label, job.seed) for job in jobs]

@@ -8,13 +8,14 @@ from typing import Any
 from headway.config import values
 from headway.config.factories import Factory, find
 from headway.config.lines import Path
-from headway.config.model import Choice
+from headway.config.model import Choice, Runtime
 from headway.config.problems import dotted, relocated, wrong
 from headway.config.resolve import LOCAL, Resolved, overridden
 from headway.core import Algorithm, Scheduler
 from headway.core.errors import ConfigurationError, UsageError
 from headway.data import Dataset, Federated, Partitioner, federated
 from headway.models import ModelFactory
+from headway.runtime.processes import Processes
 from headway.simulation import (
     BusyServer,
     Every,
@@ -45,6 +46,7 @@ __all__ = [
     "make_every",
     "make_execution",
     "make_population",
+    "make_runtime",
     "make_scheduler",
     "make_server",
     "make_staleness",
@@ -298,6 +300,25 @@ def make_execution(resolved: Resolved) -> Execution:
         processes=asked.processes,
         compile=asked.compile,
     )
+
+
+def make_runtime(resolved: Resolved) -> Processes:
+    """Make the workers of a real run.
+
+    Args:
+        resolved: The configuration.
+
+    Raises:
+        ConfigurationError: There is no such worker to slow down.
+    """
+    asked = resolved.config.runtime or Runtime()
+    with relocated(("runtime",), {}, resolved.place):
+        return Processes(
+            asked.num_workers,
+            slowdown=_slowdown(asked.slowdown),
+            prefetch=asked.prefetch,
+            start_method=asked.start_method,
+        )
 
 
 def make_staleness(resolved: Resolved) -> SimulatedStaleness | None:

@@ -283,6 +283,31 @@ class Execution(Section):
     )
 
 
+class Runtime(Section):
+    """The workers of `headway run`."""
+
+    name: Literal["processes"] = Field(
+        default="processes", description="Where they are: processes on this machine."
+    )
+    num_workers: Count = Field(default=2, description="How many.")
+    slowdown: dict[str, Annotated[float, Field(ge=1, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description='Factors for single workers, such as { "0" = 5.0 }: their jobs take so many '
+        "times as long. To study stragglers.",
+    )
+    prefetch: bool = Field(
+        default=False, description="Whether a worker gets its next job while it works on one."
+    )
+    start_method: Literal["spawn", "forkserver"] = Field(
+        default="spawn", description="How the processes are started."
+    )
+    consistency: Literal["snapshot", "hogwild"] = Field(
+        default="snapshot",
+        description="Workers get one version of the model, or read the server's own vector while it "
+        "changes (hogwild).",
+    )
+
+
 class Stop(Section):
     """When a run ends: the first that is reached."""
 
@@ -296,7 +321,7 @@ class Stop(Section):
 
 
 class Config(Section):
-    """A configuration of `headway simulate` or `headway compare`."""
+    """A configuration of `headway run`, `headway simulate` or `headway compare`."""
 
     seed: Seed = Field(default=0, description="Of every random stream of a run (simulate).")
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
@@ -324,6 +349,7 @@ class Config(Section):
         description="Who trains next. Further keys are options of the scheduler.",
     )
     server: Server = Field(default=Server())
+    runtime: Runtime | None = Field(default=None)
     execution: Execution = Field(default=Execution())
     staleness: Staleness | None = Field(default=None)
     stop: Stop = Field(default=Stop())

@@ -33,6 +33,7 @@ from headway.config.model import (
     Link,
     PopulationChoice,
     Run,
+    Runtime,
     Server,
     Staleness,
     Stop,
@@ -68,6 +69,7 @@ _SECTIONS: Final[Mapping[Path, type]] = {
     ("population", "arrival"): Arrival,
     ("staleness",): Staleness,
     ("server",): Server,
+    ("runtime",): Runtime,
     ("execution",): Execution,
     ("stop",): Stop,
     ("stop", "target"): Target,
@@ -292,6 +294,7 @@ def _complete(config: Config, place: Place) -> dict[str, Any]:
     tree["scheduler"] = _choice(("scheduler",), "schedulers", config.scheduler, place)
     tree["execution"] = _dumped(config.execution)
     tree["staleness"] = _dumped(config.staleness)
+    tree["runtime"] = _dumped(config.runtime)
     tree |= {"server": _dumped(config.server), "stop": _dumped(config.stop)}
     if config.algorithm is not None:
         tree["algorithm"] = _choice(("algorithm",), "algorithms", config.algorithm, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, final
 
 if TYPE_CHECKING:
@@ -34,15 +34,18 @@ class Deals:
     """The jobs that are out.
 
     Args:
-        clients: The clients that executors work for; ``None``: each worker works for itself.
+        clients: The clients that executors work for, with the number of each, which is its place
+            where none is given; ``None``: each worker works for itself.
         pinned: Whether a client stays with the executor that did its first job.
     """
 
-    def __init__(self, clients: Iterable[str] | None, *, pinned: bool) -> None:
+    def __init__(self, clients: Mapping[str, int] | Iterable[str] | None, *, pinned: bool) -> None:
+        if clients is not None and not isinstance(clients, Mapping):
+            clients = {name: place for place, name in enumerate(clients)}
         self.clients = None if clients is None else tuple(clients)
         self.in_flight: dict[int, Given] = {}
         self._pinned = pinned
-        self._index = {name: index for index, name in enumerate(self.clients or ())}
+        self._index: dict[str, int] = dict(clients or {})
         self._home: dict[str, Member] = {}
         self._ready: dict[str, None] = {}
         self._idle: list[Member] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, Literal, TypeVar, final
 
@@ -42,8 +42,8 @@ class Hub:
         server: The state machine; from now on nobody else calls its doors.
         porter: Who is let in, and what they are told.
         seed: Of the run: each job's random stream comes from it.
-        clients: The clients whose work is done here, where workers are mere executors that take
-            whoever's turn it is; ``None``: each worker does its own work.
+        clients: The clients whose work is done here, with the number of each (by default its place),
+            where workers are mere executors that take whoever's turn it is; ``None``: each worker does its own work.
         pinned: Whether a client stays with the executor that did its first job, because something
             of the client lives there.
         clock: The server's time in seconds; by default, seconds since the hub was made.
@@ -63,7 +63,7 @@ class Hub:
         porter: Porter,
         *,
         seed: int = 0,
-        clients: Iterable[str] | None = None,
+        clients: Mapping[str, int] | Iterable[str] | None = None,
         pinned: bool = False,
         clock: Callable[[], float] | None = None,
         settled: Callable[[Hub], None] | None = None,

@@ -183,6 +183,7 @@ class Team:
         self.failed_in = -1
         self._context: Any = torch.multiprocessing.get_context(chosen.start_method)
         self._hands: list[_Hand] = []
+        self._deaths: list[str] = []
         try:
             with _deaf_to_ctrl_c():
                 for index in range(chosen.num_workers):
@@ -217,7 +218,7 @@ class Team:
 
     def deaths(self) -> list[str]:
         """In words, which have ended before the run."""
-        return [hand.obituary for hand in self._hands if hand.obituary]
+        return list(self._deaths)
 
     def pids(self) -> list[int]:
         """Their process numbers."""
@@ -241,6 +242,7 @@ class Team:
             told = hand.hear()
             if told is None:
                 hub.loop.unwatch(hand.control)
+                self._deaths += [hand.obituary] if hand.obituary else []
             elif self.failure is None:
                 self.failure, self.failed_in = told
             gone()

@@ -44,6 +44,10 @@ class Trainee:
         slowdown: Each job takes so many times as long, at least 1: it waits when it has trained.
         prefetch: Whether the next job is asked for while one is worked on.
         clock: Of this process, in seconds.
+
+    Attributes:
+        client: Whose job is being done; what went wrong, went wrong there. -1: none yet.
+        num_pushed: How many jobs were handed in.
     """
 
     def __init__(
@@ -67,14 +71,13 @@ class Trainee:
         self._clock = clock
         self._trainer = task.trainer(algorithm, device)
         self._tells_clients = bool(algorithm.client)
-        self._replicas = (
-            None
-            if algorithm.view is None
-            else Replicas(start.parameters, start.layout, algorithm.payload)
-        )
+        self._payload = algorithm.payload
+        # The server's layout knows the fragments; until it is here, only what they begin with is.
+        self._initial = None if algorithm.view is None else start.parameters
+        self._replicas: Replicas | None = None
         self._clients: dict[int, int] = {}
         self.client = -1
-        """Whose job is being done; what went wrong, went wrong there."""
+        self.num_pushed = 0
 
     def begin(self) -> None:
         """Join, and ask for the first job.
@@ -83,7 +86,9 @@ class Trainee:
             RefusedError: The server does not let this worker in.
             ServerLostError: It has gone.
         """
-        self._exchange.join()
+        layout = self._exchange.join().layout
+        if self._initial is not None:
+            self._replicas = Replicas(self._initial, layout, self._payload)
         for _ in range(self._asks):
             self._exchange.ask()
 
@@ -158,6 +163,7 @@ class Trainee:
             buffers=result.buffers,
             metrics=result.metrics,
         )
+        self.num_pushed += 1
 
     def _told(self, receipt: Receipt) -> None:
         client = self._clients.pop(receipt.job, None)

@@ -383,7 +383,7 @@ class Live:
             self._server,
             Porter(self._server.layout, {}),
             seed=self._settings.seed,
-            clients=map(client_name, _with_data(self._settings)),
+            clients={client_name(client): client for client in _with_data(self._settings)},
             pinned=self._pinned,
             clock=self._clock,
             settled=self._settled,
