@@ -7,6 +7,19 @@ servers and simulations make their own trees.
 
 from __future__ import annotations
 
+from headway.checkpoint.calls import Call
+from headway.checkpoint.journal import Journal, LogCutWarning
+from headway.checkpoint.recovery import LoggedServer, recover, save_checkpoint
 from headway.checkpoint.store import Checkpoint, CheckpointDamagedWarning, CheckpointStore
 
-__all__ = ["Checkpoint", "CheckpointDamagedWarning", "CheckpointStore"]
+__all__ = [
+    "Call",
+    "Checkpoint",
+    "CheckpointDamagedWarning",
+    "CheckpointStore",
+    "Journal",
+    "LogCutWarning",
+    "LoggedServer",
+    "recover",
+    "save_checkpoint",
+]

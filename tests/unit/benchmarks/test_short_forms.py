@@ -57,6 +57,10 @@ SHORT = {
         ],
         "times fewer bytes",
     ),
+    "durable_log": (
+        ["--sizes", "10", "1000", "--updates", "20", "--workers", "2", "--repeats", "1"],
+        "of the bytes alone",
+    ),
     "local_training": (["--seconds", "0.02"], "jobs/s"),
     "million_clients": (
         ["--kinds", "mlp", "--clients", "20", "60", "--concurrency", "10", "--checkpoint"],
@@ -104,7 +108,12 @@ def test_it_prints_its_table(name, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("claims_fedbuff", marks=pytest.mark.slow), "null_model", "server_apply"],
+    [
+        pytest.param("claims_fedbuff", marks=pytest.mark.slow),
+        "durable_log",
+        "null_model",
+        "server_apply",
+    ],
 )
 def test_it_prints_the_same_as_json(name, monkeypatch, capsys):
     printed = json.loads(run(name, [*SHORT[name][0], "--json"], monkeypatch, capsys))
