@@ -23,6 +23,8 @@ RUN = [
     "config",
 ]
 
+SAFETY = ["--ca", "--certificate", "--insecure", "--key", "--token-file"]
+
 COMMANDS = {
     "": ["--debug", "--install-completion", "--show-completion", "--version"],
     "compare": RUN,
@@ -34,7 +36,37 @@ COMMANDS = {
     "replay": ["--json", "run"],
     "report": ["--json", "--out", "runs"],
     "run": [name for name in RUN if name != "--checkpoint-every"],
+    "server": sorted(
+        [
+            *SAFETY,
+            "--checkpoint-dir",
+            "--checkpoint-frequency",
+            "--host",
+            "--json",
+            "--max-staleness",
+            "--out",
+            "--port",
+            "--set",
+            "--staleness-policy",
+            "--workers",
+            "config",
+        ]
+    ),
     "simulate": sorted([*RUN, "--resume"]),
+    "status": sorted([*SAFETY, "--json", "--watch", "address"]),
+    "worker": sorted(
+        [
+            *SAFETY,
+            "--client",
+            "--epochs",
+            "--json",
+            "--name",
+            "--prefetch",
+            "--set",
+            "address",
+            "config",
+        ]
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from headway.cli.doctor import doctor
 from headway.cli.listing import list_names
 from headway.cli.looking import replay, report
 from headway.cli.running import compare, run, simulate
+from headway.cli.serving import server, status, worker
 
 __all__ = ["app", "main"]
 
@@ -89,6 +90,9 @@ def root(
 app.command()(run)
 app.command()(simulate)
 app.command()(compare)
+app.command()(server)
+app.command()(worker)
+app.command()(status)
 app.command()(replay)
 app.command()(report)
 app.command("list")(list_names)

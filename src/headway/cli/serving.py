@@ -1,0 +1,324 @@
+"""``headway server``, ``headway worker`` and ``headway status``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from headway.cli.options import AsJson, Config, Settings, say_json
+
+if TYPE_CHECKING:
+    from headway.config import Resolved
+    from headway.data import Federated
+    from headway.runtime.security import WorkerTLS
+    from headway.task import LocalTraining, Task
+
+__all__ = ["server", "status", "worker"]
+
+_EVERY_S: Final = 1.0
+
+Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the server: host:port.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="Holds the token that workers show."),
+]
+Certificate = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="One's own certificate, PEM.")
+]
+Key = Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key, PEM.")]
+Authority = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="Who signs the other side's certificate, PEM."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Use the network without TLS all the same.")
+]
+
+
+def server(
+    config: Config,
+    settings: Settings = None,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", help="0: any free one.")] = 5000,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="End when N have joined and all have left. [default: Ctrl-C]"
+        ),
+    ] = None,
+    staleness_policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="What is done about stale updates. May be repeated."),
+    ] = None,
+    max_staleness: Annotated[
+        int | None, typer.Option(metavar="VERSIONS", help="Later updates are rejected.")
+    ] = None,
+    checkpoint_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write checkpoints here, and go on from them."),
+    ] = None,
+    checkpoint_frequency: Annotated[
+        int, typer.Option(metavar="VERSIONS", help="From one checkpoint to the next.")
+    ] = 1000,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A run folder. [default: none]")
+    ] = None,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Authority = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a model to workers that connect, until Ctrl-C or until they have finished."""
+    from headway import config as room
+    from headway.config import load
+    from headway.training.server import ParameterServer
+
+    resolved = load(config, assignments=settings or ())
+    (_, task), algorithm = _task(resolved), room.make_algorithm(resolved)
+    serving = ParameterServer(
+        task.make_module(resolved.config.seed),
+        host=host,
+        port=port,
+        algorithm=algorithm,
+        staleness_policy=staleness_policy or "none",
+        max_staleness=max_staleness,
+        concurrency=resolved.config.run.concurrency,
+        checkpoint_dir=checkpoint_dir,
+        checkpoint_frequency=checkpoint_frequency,
+        folder=out,
+        tls=_server_tls(certificate, key, ca),
+        token=_token(token_file),
+        insecure=insecure,
+        seed=resolved.config.seed,
+    )
+    with serving:
+        typer.echo(f"serving {algorithm} at {serving.address}", err=True)
+        if workers is None:
+            serving.serve()
+        else:
+            serving.wait_for_workers(workers)
+        result = serving.stop("all workers have left")
+    if as_json:
+        say_json(
+            {
+                "address": serving.address,
+                "updates": result.updates,
+                "versions": result.versions,
+                "counts": result.counts,
+                "stop_reason": result.stop_reason,
+                "weights_hash": result.weights_hash,
+            }
+        )
+    else:
+        typer.echo(str(result))
+
+
+def worker(
+    address: Address,
+    config: Config,
+    settings: Settings = None,
+    client: Annotated[
+        int, typer.Option(metavar="N", help="Whose part of the data, from 0 on.")
+    ] = 0,
+    epochs: Annotated[float, typer.Option(metavar="N", help="Passes through it.")] = 1.0,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What the server calls it. [default: it chooses]")
+    ] = "",
+    prefetch: Annotated[
+        bool, typer.Option("--prefetch", help="Get the next model while a batch is computed.")
+    ] = False,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Authority = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train for a server on one client's part of the data."""
+    from headway import config as room
+    from headway.config import load
+    from headway.core.errors import ConfigurationError
+    from headway.training.worker import AsyncWorker
+
+    resolved = load(config, assignments=settings or ())
+    data, task = _task(resolved)
+    if not 0 <= client < data.num_clients:
+        raise ConfigurationError(
+            "there is no such client",
+            where="--client",
+            got=client,
+            expected=f"0 to {data.num_clients - 1}",
+        )
+    local = _local(resolved)
+    inputs, targets = data.client(client)
+    owns = resolved.config.algorithm is None or room.make_algorithm(resolved).payload != "gradient"
+    amount: dict[str, Any] = {"update_frequency": local.steps or 1}
+    if owns and local.steps is None:
+        amount = {"local_epochs": float(local.epochs or 1)}
+    training = AsyncWorker(
+        address,
+        model=partial(_made, task),
+        local_batch_size=local.batch_size or len(targets),
+        device=resolved.config.run.device,
+        name=name,
+        prefetch=prefetch,
+        tls=_worker_tls(certificate, key, ca),
+        token=_token(token_file),
+        insecure=insecure,
+        **amount,
+    )
+    choice = local.choice
+    make: Any = choice.cls
+    history = training.train(
+        dataset=(inputs, targets),
+        epochs=epochs,
+        optimizer=partial(make, lr=local.learning_rate, **choice.options) if owns else None,
+        shuffle=local.shuffle,
+        drop_last=local.drop_last,
+        metrics=["loss"],
+    )
+    if as_json:
+        say_json(history.to_dict())
+    else:
+        typer.echo(str(history))
+
+
+def status(
+    address: Address,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Ask again every second, until Ctrl-C.")
+    ] = False,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Authority = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a server who is in, how stale they are, and why updates were dropped."""
+    from headway.runtime.connect import fetch_status
+
+    ask = partial(
+        fetch_status,
+        address,
+        security=_worker_tls(certificate, key, ca),
+        token=_token(token_file),
+        insecure=insecure,
+    )
+    try:
+        while True:
+            told = ask()
+            if as_json:
+                say_json(told)
+            else:
+                typer.echo("\n".join(_lines(told)))
+            if not watch:
+                return
+            time.sleep(_EVERY_S)
+            typer.echo("")
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+
+
+def _lines(told: Mapping[str, Any]) -> list[str]:
+    from headway.observe import text
+
+    reasons = ", ".join(f"{why} {count:,}" for why, count in told.get("reasons", {}).items())
+    head = [
+        f"{told.get('algorithm')} on {told.get('model')} at {told.get('address')}, "
+        f"{told.get('state')} for {text.seconds(float(told.get('up_s', 0.0)))}",
+        *text.pairs(
+            [
+                ("version", text.number(told.get("version", 0))),
+                ("updates", text.number(told.get("updates", 0))),
+                ("rejected", f"{told.get('rejected', 0):,}" + (f" ({reasons})" if reasons else "")),
+                ("in flight", text.number(told.get("in_flight", 0))),
+                ("staleness", f"{told.get('staleness', 0.0):.2f} versions"),
+            ]
+        ),
+    ]
+    workers = told.get("workers", [])
+    if not workers:
+        return [*head, "no worker has joined"]
+    names = ("name", "state", "updates", "applied", "buffered", "rejected", "lost", "staleness")
+    rows = [[str(one.get(name, "")) for name in names] for one in workers]
+    widths = [max(len(row[at]) for row in [list(names), *rows]) for at in range(len(names))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in [list(names), *rows]]  # fmt: skip
+    return [*head, "", *table]
+
+
+def _task(resolved: Resolved) -> tuple[Federated, Task]:
+    from headway import config as room
+    from headway.task import Task
+
+    data = room.make_data(resolved)
+    task = None if data is None else room.make_task(resolved, data)
+    if data is None or not isinstance(task, Task):
+        raise _no_data(resolved)
+    return data, task
+
+
+def _made(task: Task) -> Any:
+    return task.make_module(0)
+
+
+def _local(resolved: Resolved) -> LocalTraining:
+    from headway.task import LocalTraining
+
+    return LocalTraining(**resolved.tree.get("local", {}))
+
+
+def _no_data(resolved: Resolved) -> Exception:
+    from headway.core.errors import ConfigurationError
+
+    return ConfigurationError(
+        "a server and its workers train a model on data",
+        where=resolved.place(("task",)),
+        got=f'kind = "{resolved.config.task.kind}"',
+        expected="the sections [data], [model] and [local]",
+    )
+
+
+def _token(path: Path | None) -> str | None:
+    from headway.core.errors import ConfigurationError
+
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            "the file with the token cannot be read", where=str(path), got=str(error)
+        ) from error
+
+
+def _server_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> Any:
+    from headway.core.errors import ConfigurationError
+    from headway.runtime.security import ServerTLS
+
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigurationError(
+            "a server's certificate and its key belong together",
+            where="--certificate, --key",
+            help="give both",
+        )
+    return ServerTLS(certificate=certificate, key=key, client_ca=ca)
+
+
+def _worker_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> WorkerTLS | None:
+    from headway.runtime.security import WorkerTLS
+
+    if certificate is None and key is None and ca is None:
+        return None
+    return WorkerTLS(ca=ca, certificate=certificate, key=key)

@@ -1,0 +1,112 @@
+"""``headway server``, ``headway worker`` and ``headway status``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import headway
+from headway.cli import main
+from headway.runtime.connect import fetch_status
+
+CONFIG = """
+[data]
+name = "digits"
+[data.partition]
+name = "iid"
+num_clients = 3
+[model]
+name = "softmax_regression"
+[local]
+epochs = 1
+batch_size = 50
+learning_rate = 0.1
+[algorithm]
+name = "{algorithm}"
+[stop]
+updates = 10
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    pytest.importorskip("sklearn")
+
+    def write(algorithm="async_delta"):
+        path = tmp_path / "run.toml"
+        path.write_text(CONFIG.format(algorithm=algorithm), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_worker_trains_for_a_server_of_its_configurations_model(config, capsys):
+    model = headway.models.softmax_regression(inputs=64, classes=10)
+    with headway.ParameterServer(model, port=0) as server:
+        arguments = ["worker", server.address, config(), "--client", "1", "--epochs", "2"]
+        assert main([*arguments, "--name", "ada", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["worker"], told["receipts"]) == ("ada", {"applied": 2})
+        assert main(["status", server.address, "--json"]) == 0
+        status = json.loads(capsys.readouterr().out)
+        assert [worker["name"] for worker in status["workers"]] == ["ada"]
+        assert main(["status", server.address]) == 0
+        assert "ada" in capsys.readouterr().out
+
+
+def test_a_worker_of_an_algorithm_with_gradients_has_no_optimizer(config, capsys):
+    model = headway.models.softmax_regression(inputs=64, classes=10)
+    with headway.ParameterServer(model, port=0, update_rule="async_momentum") as server:
+        assert main(["worker", server.address, config("async_sgd"), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+    assert set(told["receipts"]) == {"applied"}
+    assert told["updates"] == told["batches"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["worker", "127.0.0.1:1", "CONFIG", "--client", "7"], "0 to 2"),
+        (["worker", "127.0.0.1:1", "CONFIG", "--certificate", "x.pem"], "belong together"),
+        (["worker", "127.0.0.1:1", "CONFIG", "--token-file", "absent"], "token cannot be read"),
+        (["server", "CONFIG", "--host", "0.0.0.0"], "without TLS"),
+        (["server", "CONFIG", "--certificate", "x.pem"], "belong together"),
+        (["server", "CONFIG", "--staleness-policy", "fliter"], "filter"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_few_lines(config, capsys, arguments, words):
+    written = config()
+    assert main([written if part == "CONFIG" else part for part in arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_task_without_data_is_refused(tmp_path, capsys):
+    path = tmp_path / "quadratic.toml"
+    path.write_text(
+        '[task]\nkind = "quadratic"\n[algorithm]\nname = "async_delta"\n[stop]\nupdates = 1\n'
+    )
+    assert main(["server", str(path)]) == 2
+    assert "train a model on data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_ends_in_order_at_a_signal_with_exit_code_0(config, tmp_path, number):
+    command = [sys.executable, "-m", "headway", "server", config(), "--port", "0"]
+    command += ["--checkpoint-dir", str(tmp_path / "ckpt"), "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        line = run.stderr.readline()
+        address = line.rpartition(" at ")[2].strip()
+        assert main(["worker", address, config()]) == 0
+        assert fetch_status(address)["version"] == 1
+        run.send_signal(number)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert json.loads(out)["versions"] == 1
+    assert list((tmp_path / "ckpt").glob("checkpoint-*"))
