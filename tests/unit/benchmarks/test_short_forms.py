@@ -61,6 +61,10 @@ SHORT = {
         ["--sizes", "10", "1000", "--updates", "20", "--workers", "2", "--repeats", "1"],
         "of the bytes alone",
     ),
+    "exchange": (
+        ["--sizes", "1000", "100000", "--repeats", "2", "--seconds", "0.01"],
+        "of two copies",
+    ),
     "local_training": (["--seconds", "0.02"], "jobs/s"),
     "million_clients": (
         ["--kinds", "mlp", "--clients", "20", "60", "--concurrency", "10", "--checkpoint"],

@@ -1,0 +1,154 @@
+"""A server in a process of its own that exchanges vectors by any of the links, and workers of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from headway import algorithms, core
+from headway.algorithms.transforms import server_step
+from headway.runtime.connect import NetworkLink
+from headway.runtime.exchange import Exchange
+from headway.runtime.hub import Hub
+from headway.runtime.local import LocalLink, LocalSession
+from headway.runtime.network import NetworkServer
+from headway.runtime.parcel import WorkerLink
+from headway.runtime.porter import Porter
+from headway.runtime.segments import Segments, SharedMemory, machine
+
+LINKS = ("local", "gRPC, shared memory", "gRPC, inline")
+RULES = ("nothing", "async_sgd")
+PATIENCE_S = 120.0
+
+
+class Nothing:
+    """Drops every update, after the server has looked at it."""
+
+    needs = core.Needs()
+
+    def init(self, context: core.Context) -> None:
+        """It keeps nothing."""
+
+    def apply(self, update: core.Update, state: None, context: core.Context) -> core.Dropped:
+        """Drop it."""
+        return core.Dropped("nothing_to_do")
+
+
+def algorithm_for(rule: str) -> core.Algorithm:
+    """What the server does with an update."""
+    if rule == "async_sgd":
+        return algorithms.async_sgd(learning_rate=1e-6)
+    step = server_step(partial(torch.optim.SGD, lr=1.0))
+    return core.Algorithm(name="nothing", payload="gradient", chain=(Nothing(),), step=step)
+
+
+def serve(pipes: list[Connection], control: Connection, size: int, rule: str) -> None:
+    """What the server's process does: it listens, and takes workers at the pipes.
+
+    Args:
+        pipes: Of local workers.
+        control: It is told the address, and may ask for two kinds of memory; closed, all ends.
+        size: Of the model, in float32 values.
+        rule: One of :data:`RULES`.
+    """
+    torch.set_num_threads(1)
+    layout, segments = core.ParameterLayout.flat(size), Segments()
+    try:
+        memory = SharedMemory(segments, layout)
+        server = core.Server(
+            torch.zeros(size), algorithm_for(rule), layout=layout, memory=memory, record="nothing"
+        )
+        hub = Hub(server, Porter(layout, {"payload": "gradient"}))
+        network = NetworkServer(hub, layout, segments=segments, max_workers=1000)
+        network.start()
+        for pipe in pipes:
+            LocalSession(hub, pipe, segments, layout)
+        hub.start()
+        control.send(network.address)
+        try:
+            while True:
+                control.recv()
+                control.send(resident_bytes())
+        except EOFError:
+            pass
+        hub.stop("done", within_s=0.0)
+        hub.join()
+        network.stop()
+    finally:
+        segments.close()
+
+
+def resident_bytes() -> dict[str, int]:
+    """Resident memory of this process, its own and what it shares, and its threads."""
+    told = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    )
+    own = sum(int(told[name].split()[0]) for name in ("RssAnon", "RssFile"))
+    shared = int(told["RssShmem"].split()[0])
+    return {"own": own * 1024, "shared": shared * 1024, "threads": int(told["Threads"])}
+
+
+class Served:
+    """The server's process, seen from the workers'.
+
+    Args:
+        size: Of the model, in float32 values.
+        rule: One of :data:`RULES`.
+        num_pipes: How many workers may come by the local link.
+    """
+
+    def __init__(self, size: int, rule: str, num_pipes: int = 1) -> None:
+        context: Any = multiprocessing.get_context("spawn")
+        pairs = [context.Pipe() for _ in range(num_pipes)]
+        self._pipes: list[Connection] = [ours for ours, _ in pairs]
+        theirs = [their for _, their in pairs]
+        self._control, control = context.Pipe()
+        self._links: list[WorkerLink] = []
+        self._process = context.Process(
+            target=serve, args=(theirs, control, size, rule), daemon=True
+        )
+        self._process.start()
+        for pipe in (*theirs, control):
+            pipe.close()
+        self.address: str = self._control.recv()
+
+    def join(self, link: str) -> Exchange:
+        """A worker that has joined by one of :data:`LINKS`."""
+        made: WorkerLink
+        made = LocalLink(self._pipes.pop()) if link == "local" else NetworkLink(self.address)
+        self._links.append(made)
+        exchange = Exchange(made, machine="" if link == "gRPC, inline" else machine())
+        invitation = exchange.join(PATIENCE_S)
+        assert invitation.shared == (link != "gRPC, inline"), "it took another way"
+        return exchange
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Of the server's process; see :func:`resident_bytes`."""
+        self._control.send(None)
+        told: dict[str, int] = self._control.recv()
+        return told
+
+    def close(self) -> None:
+        """End the workers and the process."""
+        for link in self._links:
+            link.close()
+        self._control.close()
+        self._process.join(PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
