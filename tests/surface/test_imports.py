@@ -98,6 +98,14 @@ def test_a_worker_process_loads_no_server_and_no_simulator():
     assert third_party(worker - torch).isdisjoint(FRONT | OPTIONAL | {"grpc"})
 
 
+def test_a_worker_of_a_parameter_server_loads_no_server_and_no_simulator():
+    _, torch, worker = loaded_after("import torch", "import headway; headway.AsyncWorker")
+    assert rooms(worker).isdisjoint({"simulation", "cli", "config", "checkpoint", "tasks"})
+    unwanted = {f"headway.{name}" for name in ("runtime.hub", "runtime.network", "training.server")}
+    assert worker.isdisjoint(unwanted | {"headway.observe.report", "headway.observe.html"})
+    assert third_party(worker - torch).isdisjoint(FRONT | OPTIONAL)
+
+
 def test_no_module_of_headway_loads_an_optional_package():
     modules = [
         ".".join(path.relative_to(SOURCE).with_suffix("").parts)
