@@ -54,7 +54,8 @@ class Execution:
             the run, which takes some seconds. The task must be made of functions and classes that
             a module defines at its top level, and a script starts its work under
             ``if __name__ == "__main__":``. On the CPU only.
-        memory_bytes: What the models of a group may take, with gradients and local optimizers.
+        memory_bytes: What the models of a group may take, with gradients and local optimizers;
+            activations and data come on top. It bounds ``group_size`` too.
         compile: Whether groups are trained with ``torch.compile``, also in the place of gradients
             that are written out. It takes some seconds for each
             size of batch, in each process, and a C++ compiler; without one, and for dropout and
@@ -162,7 +163,7 @@ def choose(
         )
     trainer, reason = _groups(execution, task, algorithm, num_params, device)
     groups = trainer is not None
-    size = execution.group_size or _size(execution, num_params, device, groups)
+    size = _size(execution, num_params, device, groups)
     about = {
         "mode": "groups" if groups else "one_by_one",
         "group_size": size if groups else 1,
@@ -212,9 +213,11 @@ def _groups(
 
 def _size(execution: Execution, num_params: int, device: torch.device, groups: bool) -> int:
     if not groups:
-        return _AHEAD
+        return execution.group_size or _AHEAD
     # Models and gradients, in float32; a factor of two for others would change little.
     fitting = execution.memory_bytes // (4 * _COPIES * num_params)
+    if execution.group_size is not None:
+        return max(1, min(execution.group_size, fitting))
     if device.type == "cpu":
         fitting = min(fitting, _PARTS * max(1, _CACHE_BYTES // (8 * num_params)), _LARGEST)
     return max(1, fitting)
