@@ -33,6 +33,22 @@ GOLDEN = [
         ),
         "1a16" + "0803" + "1002" + "1820" + "2001" + "2800" + "3a0808011a040000803f" + "4001",
     ),
+    (
+        wire.ToServer(
+            push=wire.Push(
+                job=1,
+                update=wire.Vectors(
+                    num_values=2, inline=b"ab", encoding=1, encoded_bytes=2, codec="c"
+                ),
+            )
+        ),
+        "1a11" + "0801" + "3a0d" + "0802" + "1a026162" + "2801" + "3002" + "3a0163",
+    ),
+    (wire.ToServer(join=wire.Join(protocol=1, differences=True)), "0a04" + "0801" + "3801"),
+    (
+        wire.ToWorker(welcome=wire.Welcome(encodings=["none", "x"], pulls="{}")),
+        "0a0d" + "4a046e6f6e65" + "4a0178" + "52027b7d",
+    ),
     (wire.ToServer(leave=wire.Leave(reason="x")), "2203" + "0a0178"),
     (wire.ToServer(chunk=wire.Chunk(data=b"ab")), "7a04" + "0a026162"),
     (wire.ToWorker(wait=wire.Wait(reason="x")), "2a03" + "0a0178"),

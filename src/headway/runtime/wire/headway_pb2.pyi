@@ -43,16 +43,22 @@ class ToWorker(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., before: _Optional[_Iterable[_Union[ToWorker, _Mapping]]] = ...) -> None: ...
 
 class Vectors(_message.Message):
-    __slots__ = ("num_values", "buffers", "inline", "place")
+    __slots__ = ("num_values", "buffers", "inline", "place", "encoding", "encoded_bytes", "codec")
     NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
     BUFFERS_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     num_values: int
     buffers: bool
     inline: bytes
     place: Place
-    def __init__(self, num_values: _Optional[int] = ..., buffers: _Optional[bool] = ..., inline: _Optional[bytes] = ..., place: _Optional[_Union[Place, _Mapping]] = ...) -> None: ...
+    encoding: int
+    encoded_bytes: int
+    codec: str
+    def __init__(self, num_values: _Optional[int] = ..., buffers: _Optional[bool] = ..., inline: _Optional[bytes] = ..., place: _Optional[_Union[Place, _Mapping]] = ..., encoding: _Optional[int] = ..., encoded_bytes: _Optional[int] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)
@@ -71,23 +77,25 @@ class Place(_message.Message):
     def __init__(self, segment: _Optional[int] = ..., path: _Optional[str] = ..., num_bytes: _Optional[int] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("protocol", "library", "worker", "instance", "layout", "machine")
+    __slots__ = ("protocol", "library", "worker", "instance", "layout", "machine", "differences")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     LIBRARY_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     library: str
     worker: str
     instance: str
     layout: str
     machine: str
-    def __init__(self, protocol: _Optional[int] = ..., library: _Optional[str] = ..., worker: _Optional[str] = ..., instance: _Optional[str] = ..., layout: _Optional[str] = ..., machine: _Optional[str] = ...) -> None: ...
+    differences: bool
+    def __init__(self, protocol: _Optional[int] = ..., library: _Optional[str] = ..., worker: _Optional[str] = ..., instance: _Optional[str] = ..., layout: _Optional[str] = ..., machine: _Optional[str] = ..., differences: _Optional[bool] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("worker", "incarnation", "library", "layout", "model", "instructions", "max_message_bytes", "pushes")
+    __slots__ = ("worker", "incarnation", "library", "layout", "model", "instructions", "max_message_bytes", "pushes", "encodings", "pulls")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LIBRARY_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +104,8 @@ class Welcome(_message.Message):
     INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PUSHES_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: int
     library: str
@@ -104,7 +114,9 @@ class Welcome(_message.Message):
     instructions: str
     max_message_bytes: int
     pushes: Place
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., library: _Optional[str] = ..., layout: _Optional[str] = ..., model: _Optional[str] = ..., instructions: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., pushes: _Optional[_Union[Place, _Mapping]] = ...) -> None: ...
+    encodings: _containers.RepeatedScalarFieldContainer[str]
+    pulls: str
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., library: _Optional[str] = ..., layout: _Optional[str] = ..., model: _Optional[str] = ..., instructions: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., pushes: _Optional[_Union[Place, _Mapping]] = ..., encodings: _Optional[_Iterable[str]] = ..., pulls: _Optional[str] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("code", "message", "help")
