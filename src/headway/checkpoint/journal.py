@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple, final
 
 from headway.checkpoint.calls import Call
+from headway.checkpoint.locking import try_lock
 from headway.checkpoint.segments import BadRecordError, Entry, Segment, SegmentReader
 from headway.core.errors import CheckpointError
 from headway.observe import files
@@ -104,6 +105,11 @@ class Journal:
     def calls_since_checkpoint(self) -> int:
         """Likewise, in calls: with a small model these are what takes the time."""
         return self._sequence - self._covered
+
+    @property
+    def failure(self) -> str | None:
+        """What the disk said when it failed; nothing is appended then until a checkpoint is begun."""
+        return self._failure
 
     def read(self, after: int) -> Iterator[Entry]:
         """Read what a killed server left, once; at the end of it, a torn end is cut off.
@@ -249,7 +255,7 @@ class Journal:
         with _logging(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._owned = (self.folder / ".lock").open("ab")
-        if not _try_lock(self._owned):
+        if not try_lock(self._owned):
             self._disown()
             raise CheckpointError(
                 "another server uses this log",
@@ -373,22 +379,6 @@ class Journal:
             help=f"restore the file; or move {self.folder.name} away, and the server goes on from "
             f"checkpoint {self._after}, without the updates that came after it",
         )
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Lock a file for as long as it is open here; False if somebody else has it."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # A file system without locks; there it is for the user to start one server only.
-        return True
-    return True
 
 
 @contextmanager

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, ParamSpec, TypeVar, final
 
 from headway.checkpoint.calls import Call, began, begin_anew, make_again, submitted
 from headway.checkpoint.journal import Journal
 from headway.checkpoint.segments import Entry
-from headway.checkpoint.store import CheckpointStore
+from headway.checkpoint.store import Checkpoint, CheckpointStore
 from headway.core import Checkout, Receipt, Reply, Server, Update, Wait
 from headway.core.errors import CheckpointError, ReplayMismatchError
 
 __all__ = ["LoggedServer", "recover", "save_checkpoint"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 @final
@@ -26,6 +31,10 @@ class LoggedServer:
     Args:
         server: The state machine; from now on nobody else calls its doors.
         journal: Begun, by :func:`recover`.
+
+    Attributes:
+        busy_s: How long the server's doors have taken, in seconds: about what they will take when
+            the calls are made again.
 
     Example:
         >>> import tempfile, torch
@@ -53,6 +62,7 @@ class LoggedServer:
     def __init__(self, server: Server, journal: Journal) -> None:
         self.server = server
         self.journal = journal
+        self.busy_s = 0.0
 
     def register(self, workers: Iterable[str], now: float) -> Reply:
         """See :meth:`headway.core.Server.register`.
@@ -65,8 +75,8 @@ class LoggedServer:
             CheckpointError: It cannot be logged; nothing has changed.
         """
         names = tuple(workers)
-        self._log(Call("register", {"workers": names, "now": now}))
-        return self.server.register(names, now)
+        call = Call("register", {"workers": names, "now": now})
+        return self._make(call, self.server.register, names, now)
 
     def checkout(self, worker: str, now: float) -> Checkout | Wait:
         """See :meth:`headway.core.Server.checkout`.
@@ -78,8 +88,8 @@ class LoggedServer:
         Raises:
             CheckpointError: It cannot be logged; nothing has changed.
         """
-        self._log(Call("checkout", {"worker": worker, "now": now}))
-        return self.server.checkout(worker, now)
+        call = Call("checkout", {"worker": worker, "now": now})
+        return self._make(call, self.server.checkout, worker, now)
 
     def submit(self, update: Update, now: float, *, again: bool = False) -> Receipt:
         """See :meth:`headway.core.Server.submit`.
@@ -93,8 +103,8 @@ class LoggedServer:
             CheckpointError: It cannot be logged; nothing has changed.
         """
         device = self.server.parameters.device
-        self._log(submitted(update, now, again=again, device=device))
-        return self.server.submit(update, now, again=again)
+        call = submitted(update, now, again=again, device=device)
+        return self._make(call, self.server.submit, update, now, again=again)
 
     def lose(self, worker: str, now: float, *, again: bool = False) -> Reply:
         """See :meth:`headway.core.Server.lose`.
@@ -107,8 +117,8 @@ class LoggedServer:
         Raises:
             CheckpointError: It cannot be logged; nothing has changed.
         """
-        self._log(Call("lose", {"worker": worker, "now": now, "again": again}))
-        return self.server.lose(worker, now, again=again)
+        call = Call("lose", {"worker": worker, "now": now, "again": again})
+        return self._make(call, self.server.lose, worker, now, again=again)
 
     def tick(self, now: float, *, closing: bool = False) -> Reply:
         """See :meth:`headway.core.Server.tick`.
@@ -120,20 +130,33 @@ class LoggedServer:
         Raises:
             CheckpointError: It cannot be logged; nothing has changed.
         """
-        self._log(Call("tick", {"now": now, "closing": closing}))
-        return self.server.tick(now, closing=closing)
+        call = Call("tick", {"now": now, "closing": closing})
+        return self._make(call, self.server.tick, now, closing=closing)
 
-    def _log(self, call: Call) -> None:
+    def _make(
+        self, call: Call, door: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs
+    ) -> _T:
         self.journal.append(call, version=self.server.version)
+        began = time.perf_counter()
+        try:
+            return door(*arguments, **options)
+        finally:
+            self.busy_s += time.perf_counter() - began
 
 
-def save_checkpoint(store: CheckpointStore, journal: Journal, server: Server) -> Callable[[], None]:
+def save_checkpoint(
+    store: CheckpointStore,
+    journal: Journal,
+    server: Server,
+    beside: Mapping[str, Any] = _NOTHING,
+) -> Callable[[], None]:
     """Begin a checkpoint of a server as it is now, between two calls.
 
     Args:
         store: Where it is kept.
         journal: The server's log. It goes on in a new segment at once.
         server: It is copied here, and not used afterwards.
+        beside: What else is in the checkpoint, by names other than ``"server"``.
 
     Returns:
         What writes the checkpoint, from any thread, and then removes what nobody needs of the log.
@@ -144,7 +167,7 @@ def save_checkpoint(store: CheckpointStore, journal: Journal, server: Server) ->
         CheckpointError: The log cannot go on in a new segment; it goes on as it was.
     """
     number = journal.rotate()
-    tree = {"server": server.state_dict()}
+    tree = {**beside, "server": server.state_dict()}
 
     def write() -> None:
         store.save(number, tree)
@@ -153,7 +176,14 @@ def save_checkpoint(store: CheckpointStore, journal: Journal, server: Server) ->
     return write
 
 
-def recover(store: CheckpointStore, journal: Journal, make_server: Callable[[], Server]) -> Server:
+def recover(
+    store: CheckpointStore,
+    journal: Journal,
+    make_server: Callable[[], Server],
+    *,
+    found: Callable[[Checkpoint], None] | None = None,
+    beside: Mapping[str, Any] = _NOTHING,
+) -> Server:
     """Bring a server back to its last logged call, and go on with its log.
 
     From the newest sound checkpoint the calls in the log are made again, with their times: versions,
@@ -166,6 +196,9 @@ def recover(store: CheckpointStore, journal: Journal, make_server: Callable[[], 
         journal: Of the server's log, as it was made; it is begun here.
         make_server: Makes a server with the same algorithm, scheduler, seed and model size. Its
             incarnation is the lowest that may be taken.
+        found: Shown the checkpoint before anything is done with it, to refuse it or to read what
+            else is in it.
+        beside: What else is in the first checkpoint, where there is none.
 
     Returns:
         The server, without events of what was made again. Set its ``timers`` and wake its
@@ -177,27 +210,35 @@ def recover(store: CheckpointStore, journal: Journal, make_server: Callable[[], 
         StateError: The checkpoint is of another algorithm or another model.
     """
     try:
-        return _recovered(store, journal, make_server())
+        return _recovered(store, journal, make_server(), found, beside)
     except BaseException:
         journal.close()
         raise
 
 
-def _recovered(store: CheckpointStore, journal: Journal, server: Server) -> Server:
+def _recovered(
+    store: CheckpointStore,
+    journal: Journal,
+    server: Server,
+    found: Callable[[Checkpoint], None] | None,
+    beside: Mapping[str, Any],
+) -> Server:
     lowest = server.incarnation
     numbers = store.numbers()
     after = 0
     if numbers:
-        found = store.load()
-        after = found.number
-        server.load_state_dict(_state_of(found.tree, store))
+        newest = store.load()
+        after = newest.number
+        if found is not None:
+            found(newest)
+        server.load_state_dict(_state_of(newest.tree, store))
     for entry in journal.read(after):
         if not numbers:
             raise _no_beginning(store, journal)
         _make_again(server, entry)
         server.take_events()
     if not numbers:
-        store.save(0, {"server": server.state_dict()})
+        store.save(0, {**beside, "server": server.state_dict()})
         journal.begin()
         return server
     begin_anew(server, max(server.incarnation + 1, lowest))
