@@ -17,6 +17,7 @@ const PROTO = join(__dirname, "../../src/headway/runtime/wire/headway.proto");
 // Job ids have up to 64 bits, more than a number holds exactly; as text they go back as they came.
 const schema = loader.loadSync(PROTO, { keepCase: true, longs: String, oneofs: true });
 const { Exchange } = grpc.loadPackageDefinition(schema).headway.v1;
+const CONNECT_MS = 30_000;
 const CHUNK_BYTES = 1 << 20;
 const INLINE_BYTES = 64 << 10;
 
@@ -33,7 +34,7 @@ let told = null; // The server's instructions.
 let unfinished = null; // A message whose vector is still on its way.
 
 const { createInsecure, createSsl } = grpc.credentials;
-const metadata = new grpc.Metadata();
+const metadata = new grpc.Metadata({ waitForReady: true });
 const token = process.env.HEADWAY_TOKEN;
 if (token) metadata.set("authorization", `Bearer ${token}`);
 const credentials = options.ca ? createSsl(readFileSync(options.ca)) : createInsecure();
@@ -41,6 +42,7 @@ const client = new Exchange(address, credentials, {
   "grpc.enable_http_proxy": 0,
   "grpc.max_receive_message_length": 16 << 20,
 });
+client.waitForReady(Date.now() + CONNECT_MS, (error) => error && fail(error.message));
 const stream = client.Work(metadata);
 stream.on("data", receive);
 stream.on("error", (error) => fail(`the connection has ended: ${error.message}`));
