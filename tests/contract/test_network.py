@@ -23,6 +23,7 @@ from headway.runtime.connect import NetworkLink, fetch_status
 from headway.runtime.exchange import Exchange
 from headway.runtime.security import ServerTLS, WorkerTLS
 from headway.runtime.segments import machine
+from headway.runtime.timeouts import Timeouts
 from tests.link_kit import PATIENCE_S, Rig, job
 
 SIZE = 100_000
@@ -264,7 +265,7 @@ def test_more_workers_than_there_may_be_are_refused(rig):
 
 
 def test_who_says_nothing_is_let_go(rig, raw):
-    stream = raw(rig(join_timeout_s=0.05))
+    stream = raw(rig(timeouts=Timeouts(join_s=0.05)))
     with pytest.raises(StopIteration):
         stream.hear()
 

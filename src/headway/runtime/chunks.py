@@ -81,20 +81,23 @@ def chunk_data(message: bytes) -> memoryview | None:
     raise ProtocolError("a chunk cannot be read", got=f"{len(message)} bytes")
 
 
-def inline(vectors: Vectors, vector: Tensor, buffers: Buffers | None) -> Iterator[memoryview]:
+def inline(
+    vectors: Vectors, vector: Tensor, buffers: Buffers | None, limit: int = INLINE_BYTES
+) -> Iterator[memoryview]:
     """Say how a vector travels, and put it into its message where it is small.
 
     Args:
         vectors: Completed here.
         vector: Contiguous, on the CPU.
         buffers: The buffers with it.
+        limit: What is small, in bytes.
 
     Returns:
         The pieces that follow in chunks: none, or all.
     """
     vectors.num_values, vectors.buffers = vector.numel(), buffers is not None
     parts = spans(vector, buffers)
-    if sum(map(len, parts)) > INLINE_BYTES:
+    if sum(map(len, parts)) > limit:
         return pieces(vector, buffers)
     vectors.inline = b"".join(parts)
     return iter(())

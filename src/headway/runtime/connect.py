@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import isfinite
 from queue import Empty, Full, Queue, SimpleQueue
 from typing import Any, Final, final
 
@@ -20,19 +22,20 @@ from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ExchangeError, ProtocolError, RefusedError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.chunks import (
+    INLINE_BYTES,
     MESSAGE_BYTES,
     Rooms,
     as_chunk,
-    check_vectors,
     chunk_data,
-    fill,
-    inline,
 )
 from headway.runtime.finding import Place, find, why
+from headway.runtime.heartbeats import Heart, Ticker, paced
+from headway.runtime.leases import Pace
 from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.rooms import Room, Sizes
 from headway.runtime.security import WorkerTLS, check_worker, metadata
 from headway.runtime.sharing import WorkerShare
+from headway.runtime.vectors import WorkerVectors
 
 __all__ = ["NetworkLink", "fetch_status"]
 
@@ -45,6 +48,9 @@ _ROOMS: Final = 8
 _UNREAD: Final = 4096
 _FAREWELL_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.5
+_CHUNK_S: Final = 0.5
+"""How long a chunk may take, where the server does not say."""
+_BEAT: Final = bytes(((8 << 3) | 2,))
 _WELCOME_BYTES: Final = 16 << 20
 """A welcome describes the model, and a large model's description is long."""
 _NOTHING: Final = ParameterLayout(())
@@ -95,6 +101,11 @@ class NetworkLink:
         self._rooms = Rooms(Sizes(_NOTHING), keep=0)
         self._share: WorkerShare | None = None
         self._max_bytes = MESSAGE_BYTES
+        self._vectors = WorkerVectors()
+        self.traffic = self._vectors.traffic
+        self._heart: Heart | None = None
+        self._ticker: Ticker | None = None
+        self._pace = Pace(_CHUNK_S)
         # Rooms in use: of jobs by id; of looks, until the worker asks for something; of answers,
         # until it hands in something.
         self._models: dict[int, Room] = {}
@@ -103,6 +114,7 @@ class NetworkLink:
         self._outbox: Queue[bytes | None] = Queue(_AHEAD)
         self._inbox: SimpleQueue[Delivery | ExchangeError] = SimpleQueue()
         self._error: ExchangeError | None = None
+        self._was_silent = False
         self._closed = threading.Event()
         self._over = threading.Event()
         self._ready = threading.Event()
@@ -129,16 +141,19 @@ class NetworkLink:
             ServerLostError: The server has gone.
             ProtocolError: The message is larger than the server takes.
         """
-        header, vector, buffers = parcel
+        header, vector, buffers, encoded = parcel
+        self._vectors.said(header)
         # What comes after the first byte is out is no longer of before.
         over = self._over_with(header)
         rest: Iterator[memoryview] = iter(())
         if vector is not None and self._share is not None:
             self._share.put(header.push.update, vector, buffers)
         elif vector is not None:
-            rest = inline(header.push.update, *self._prepared(vector, buffers))
+            limit = min(INLINE_BYTES, self._pace.num_bytes)
+            vector, buffers = self._prepared(vector, buffers)
+            rest = self._vectors.put(header.push.update, vector, buffers, encoded, limit)
         self._put(header.SerializeToString())
-        for piece in rest:
+        for piece in paced(rest, self._pace):
             self._put(as_chunk(piece))
         for room in over:
             self._rooms.give(room)
@@ -178,10 +193,13 @@ class NetworkLink:
         """
         self._sizes = Sizes(layout)
         self._max_bytes = int(welcome.max_message_bytes) or MESSAGE_BYTES
+        self._vectors.attach(welcome, self._sizes)
+        self._live(welcome.heartbeat_s, welcome.lease_s)
         if welcome.HasField("pushes"):
             # It looked like the same machine, and is not: then as over any network.
             with suppress(OSError, ValueError):
                 self._share = WorkerShare(layout, welcome)
+                self._vectors.shares()
                 return True
         rooms = Rooms(self._sizes, keep=_ROOMS)
         for room in [rooms.take() for _ in range(2)]:
@@ -193,6 +211,8 @@ class NetworkLink:
         """End the connection. What was sent still goes out. May be called twice."""
         if not self._closed.is_set():
             self._closed.set()
+            if self._ticker is not None:
+                self._ticker.close()
             # With room in it: whoever fills it stops when the link is closed.
             with suppress(Full):
                 self._outbox.put(None, timeout=_FAREWELL_S)
@@ -222,6 +242,7 @@ class NetworkLink:
         while not self._over.is_set() and not self._closed.is_set():
             with suppress(Full):
                 self._outbox.put(data, timeout=_LOOK_EVERY_S)
+                self.traffic.up_bytes += len(data)
                 return
         raise self._lost(None)
 
@@ -241,6 +262,43 @@ class NetworkLink:
             over += self._looks
             self._looks = []
         return over
+
+    # --- living
+
+    def _live(self, heartbeat_s: float, lease_s: float) -> None:
+        """Send heartbeats from now on, if the server wants them."""
+        if not heartbeat_s > 0.0 or not isfinite(lease_s) or lease_s < heartbeat_s:
+            return
+        self._pace = Pace(heartbeat_s)
+        self._heart = Heart(heartbeat_s, lease_s, send=self._beat, lost=self._silent)
+        self._heart.beat()
+        self._ticker = Ticker(self._heart.beat, heartbeat_s, "headway-heart")
+
+    def _beat(self, beat: wire.Beat) -> bool:
+        with suppress(Full):
+            self._outbox.put_nowait(wire.ToServer(beat=beat).SerializeToString())
+            return True
+        return False
+
+    def _silent(self) -> None:
+        self._was_silent = True
+        self._call.cancel()
+
+    def _hear(self) -> bytes:
+        """The next message that answers no heartbeat."""
+        while True:
+            data: bytes = next(self._call)
+            self.traffic.down_bytes += len(data)
+            heart = self._heart
+            if heart is None:
+                return data
+            heart.heard()
+            if data[:1] != _BEAT:
+                return data
+            said = wire.ToWorker.FromString(data)
+            if not said.HasField("beat"):
+                return data
+            heart.answered(said.beat)
 
     # --- receiving, in a thread
 
@@ -272,7 +330,7 @@ class NetworkLink:
             self._outbox.put_nowait(None)
 
     def _next(self) -> Delivery:
-        data = next(self._call)
+        data = self._hear()
         if chunk_data(data) is not None:
             raise ProtocolError("a chunk that belongs to nothing")
         header = wire.ToWorker.FromString(data)
@@ -284,6 +342,8 @@ class NetworkLink:
             self._inbox.put(Delivery(receipt))
         if header.HasField("cancel"):
             self._abandon(header.cancel.job)
+        if header.HasField("wait"):
+            self._vectors.waits()
         if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
             return Delivery(header)
         vectors = vectors_of(header)
@@ -291,11 +351,11 @@ class NetworkLink:
             return Delivery(header)
         if self._sizes is None or vectors.HasField("place"):
             raise ProtocolError("a vector lies where none may")
-        check_vectors(vectors, self._rooms.sizes)
+        self._vectors.check(vectors)
         if self._rooms.num_out >= _ROOMS:
             raise ProtocolError("the server sends more models than it was asked for")
         room = self._rooms.take()
-        vector, buffers = fill(room, vectors, lambda: next(self._call))
+        vector, buffers = self._vectors.fill(room, vectors, self._hear, len(data))
         if header.HasField("receipt"):
             self._answers.append(room)
         elif header.job.look:
@@ -347,7 +407,10 @@ class NetworkLink:
         code = "" if problem is None else _code(problem)
         details = "" if problem is None else str(getattr(problem, "details", str)() or "")
         message, help = "the server has gone", "its own messages say why"
-        if problem is not None and not self._was_there:
+        if self._was_silent:
+            message = "the server is silent"
+            help = "it was stopped, or the network between is cut"
+        elif problem is not None and not self._was_there:
             message, help = why(self._place, code, details, self._security)
         elif code == "RESOURCE_EXHAUSTED":
             message = "the server broke the connection off"

@@ -8,11 +8,12 @@ holds up nobody else.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,23 +22,27 @@ from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ConfigurationError, HeadwayError, ProtocolError
 from headway.runtime import wire
 from headway.runtime.chunks import (
+    INLINE_BYTES,
     MESSAGE_BYTES,
     Rooms,
     as_chunk,
-    check_vectors,
     chunk_data,
-    fill,
-    inline,
 )
+from headway.runtime.compression import KINDS
+from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker, Vital, paced
+from headway.runtime.leases import Pace
 from headway.runtime.parcel import Parcel, vectors_of
 from headway.runtime.rooms import Sizes
 from headway.runtime.security import ServerTLS, check_server, is_authorised
 from headway.runtime.segments import machine
 from headway.runtime.sharing import ServerShare
+from headway.runtime.timeouts import Timeouts
+from headway.runtime.vectors import Offer, ServerVectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from headway.runtime.compression import Codec
     from headway.runtime.hub import Hub
     from headway.runtime.segments import Segments
 
@@ -49,6 +54,8 @@ _QUEUED: Final = 256
 _UNTAKEN: Final = 4
 """How many messages of one worker may wait for the hub."""
 _LOOK_EVERY_S: Final = 0.5
+_BEAT: Final = bytes(((5 << 3) | 2,))
+_USUAL: Final = Timeouts()
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -80,7 +87,10 @@ class NetworkServer:
         max_workers: How many workers may be connected at once, at least 1.
         status: Makes the JSON that :func:`headway.runtime.connect.fetch_status` asks for; called by
             a thread of its own.
-        join_timeout_s: How long a connection may stay without a word, in seconds.
+        timeouts: When a silent worker is lost.
+        compression: The kinds of codecs that are read; empty: none.
+        pulls: How models go to workers that compress: a codec of their differences, ``"exact"``,
+            or ``None``: whole.
 
     Raises:
         ConfigurationError: Without TLS it listens to its own machine only.
@@ -102,14 +112,17 @@ class NetworkServer:
         insecure: bool = False,
         max_workers: int = 256,
         status: Callable[[], str] | None = None,
-        join_timeout_s: float = 30.0,
+        timeouts: Timeouts = _USUAL,
+        compression: Collection[str] = KINDS,
+        pulls: Codec | Literal["exact"] | None = "exact",
     ) -> None:
         check_server(host, security, token, insecure=insecure)
         self.hub = hub
         self.layout = layout
         self.segments = segments
-        self.join_timeout_s = join_timeout_s
+        self.timeouts = timeouts
         self.rooms = Rooms(Sizes(layout))
+        self.offer = Offer(self.rooms.sizes, compression, pulls)
         self._host = host.strip("[]")
         self._port = _check_port(port)
         self._security = security
@@ -120,6 +133,7 @@ class NetworkServer:
         self._lock = threading.Lock()
         self._stopped = False
         self._server: grpc.Server | None = None
+        self._ticker: Ticker | None = None
 
     @property
     def address(self) -> str:
@@ -144,6 +158,7 @@ class NetworkServer:
         self._port = self._bind(server)
         server.start()
         self._server = server
+        self._ticker = Ticker(self._look, LOOK_EVERY_S, "headway-leases")
 
     def stop(self, within_s: float = 2.0) -> None:
         """End all connections, and listen no more. May be called twice.
@@ -151,6 +166,8 @@ class NetworkServer:
         Args:
             within_s: How long to wait for what is still on its way to workers, in seconds.
         """
+        if self._ticker is not None:
+            self._ticker.close()
         with self._lock:
             self._stopped = True
             sessions = list(self._sessions)
@@ -206,6 +223,12 @@ class NetworkServer:
         if not is_authorised(context.invocation_metadata(), self._token):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
 
+    def _look(self) -> None:
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.look()
+
     def _no_room(self) -> wire.ToWorker:
         refused = wire.Refused(
             code="full",
@@ -250,8 +273,12 @@ class NetworkSession:
         self._same_machine = False
         self._joined = False
         self._closed = False
+        self._vectors = ServerVectors(server.offer)
+        self.traffic = self._vectors.traffic
         self._letters: SimpleQueue[_Letter | None] = SimpleQueue()
         self._untaken = threading.Semaphore(_UNTAKEN)
+        self._pace = Pace(server.timeouts.heartbeat_s)
+        self._vital = Vital(server.timeouts)
 
     @property
     def carrier(self) -> str:
@@ -292,6 +319,9 @@ class NetworkSession:
             header: The message.
         """
         header.welcome.max_message_bytes = MESSAGE_BYTES
+        self._vectors.welcome(header.welcome)
+        header.welcome.heartbeat_s = self._server.timeouts.heartbeat_s
+        header.welcome.lease_s = self._server.timeouts.lease_s
         if self._same_machine and self._server.segments is not None:
             share = ServerShare(self._server.segments, self._server.layout)
             # Without room for it the worker sends chunks, as from any other machine.
@@ -321,18 +351,19 @@ class NetworkSession:
         Yields:
             Messages.
         """
-        patience: float | None = self._server.join_timeout_s
+        patience: float | None = self._server.timeouts.join_s
         try:
             while (letter := self._letters.get(timeout=patience)) is not None:
                 patience = None
                 if letter.vector is None and letter.header.HasField("receipt"):
                     yield from self._with_what_follows(letter)
                 else:
-                    yield from _messages(letter)
+                    yield from self._messages(letter)
         except Empty:
             self._hub.gone(self)
         finally:
             self._closed = True
+            self._vectors.close()
             self._server.forget(self)
 
     def _with_what_follows(self, receipt: _Letter) -> Iterator[bytes]:
@@ -340,17 +371,59 @@ class NetworkSession:
         try:
             after = self._letters.get_nowait()
         except Empty:
-            yield from _messages(receipt)
+            yield from self._messages(receipt)
             return
         if after is None:
             self._letters.put(None)
-            yield from _messages(receipt)
+            yield from self._messages(receipt)
         elif after.header.HasField("job"):
             after.header.before.append(receipt.header)
-            yield from _messages(after)
+            yield from self._messages(after)
         else:
-            yield from _messages(receipt)
-            yield from _messages(after)
+            yield from self._messages(receipt)
+            yield from self._messages(after)
+
+    def _messages(self, letter: _Letter) -> Iterator[bytes]:
+        pieces = self._pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
+        data = letter.header.SerializeToString()
+        self.traffic.down_bytes += len(data)
+        yield data
+        for piece in paced(pieces, self._pace):
+            data = as_chunk(piece)
+            self.traffic.down_bytes += len(data)
+            yield data
+
+    def _pieces(self, letter: _Letter, limit: int) -> Iterator[memoryview]:
+        header, vector, buffers = letter
+        if vector is None:
+            return iter(())
+        if buffers is not None:
+            buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
+        return self._vectors.put(header, vector.detach().cpu(), buffers, limit)
+
+    def look(self) -> None:
+        """Let the worker go if it was silent for too long. For the thread that looks at leases."""
+        if self._vital.is_lost() and not self._closed:
+            self._hub.gone(self)
+            self.finish()
+            # A worker that does not read holds up the writer.
+            self._cancel()
+
+    def _hear(self, requests: Iterator[bytes]) -> bytes:
+        """The next message that is no heartbeat."""
+        while True:
+            data = next(requests)
+            self.traffic.up_bytes += len(data)
+            self._vital.heard()
+            if not self._joined or data[:1] != _BEAT:
+                return data
+            said = wire.ToServer.FromString(data)
+            if not said.HasField("beat"):
+                return data
+            self._vital.beat(said.beat.slack_s)
+            if self._letters.qsize() < _QUEUED:
+                answer = wire.ToWorker(beat=wire.Beat(number=said.beat.number))
+                self._letters.put(_Letter(answer, None, None))
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Read the stream until it ends.
@@ -374,7 +447,7 @@ class NetworkSession:
             raise
 
     def _read_one(self, requests: Iterator[bytes]) -> None:
-        data = next(requests)
+        data = self._hear(requests)
         if chunk_data(data) is not None:
             raise ProtocolError("a chunk that belongs to nothing")
         header = wire.ToServer.FromString(data)
@@ -382,19 +455,25 @@ class NetworkSession:
         vector, buffers, room = None, None, None
         if kind == "join":
             self._same_machine = header.join.machine == machine() != ""
+            self._vectors.joins(header.join)
         elif not self._joined:
             raise ProtocolError("a worker joins before it says anything else", got=str(kind))
         elif kind == "ask":
             self._shares = header.ask.shared and self._share is not None
+            if self._shares:
+                self._vectors.shares()
         elif kind == "push" and header.push.update.HasField("place"):
             vector, buffers = self._shared_update(header.push)
         elif kind == "push":
-            check_vectors(header.push.update, self._server.rooms.sizes)
+            self._vectors.check(header.push.update)
             room = self._server.rooms.take() if header.push.update.num_values else None
         # Only now is there a room to give back.
         try:
             if room is not None:
-                vector, buffers = fill(room, header.push.update, lambda: next(requests))
+                self._vital.in_message = True
+                hear = partial(self._hear, requests)
+                vector, buffers = self._vectors.fill(room, header.push.update, hear)
+                self._vital.in_message = False
             self._wait_for_the_hub()
         except BaseException:
             if room is not None:
@@ -408,6 +487,7 @@ class NetworkSession:
             raise ProtocolError("a vector in memory that is not shared")
         # Who writes there has mapped it.
         self._shares = True
+        self._vectors.shares()
         share.ended(push.job)
         return share.take(push.update)
 
@@ -415,24 +495,13 @@ class NetworkSession:
         while not self._untaken.acquire(timeout=_LOOK_EVERY_S):
             if self._closed:
                 raise StopIteration
+            # It is this side that keeps the other waiting.
+            self._vital.heard()
 
     def _taken(self, room: Any) -> None:
         self._untaken.release()
         if room is not None:
             self._server.rooms.give(room)
-
-
-def _messages(letter: _Letter) -> Iterator[bytes]:
-    header, vector, buffers = letter
-    if vector is None:
-        yield header.SerializeToString()
-        return
-    if buffers is not None:
-        buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
-    rest = inline(vectors_of(header), vector.detach().cpu(), buffers)
-    yield header.SerializeToString()
-    for piece in rest:
-        yield as_chunk(piece)
 
 
 def _address(host: str, port: int) -> str:

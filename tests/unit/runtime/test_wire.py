@@ -50,6 +50,9 @@ GOLDEN = [
         "0a0d" + "4a046e6f6e65" + "4a0178" + "52027b7d",
     ),
     (wire.ToServer(leave=wire.Leave(reason="x")), "2203" + "0a0178"),
+    (wire.ToServer(beat=wire.Beat(number=300, slack_s=1.0)), "2a0c08ac0211000000000000f03f"),
+    (wire.ToWorker(beat=wire.Beat(number=300)), "4203" + "08ac02"),
+    (wire.ToWorker(welcome=wire.Welcome(heartbeat_s=1.0)), "0a09" + "59000000000000f03f"),
     (wire.ToServer(chunk=wire.Chunk(data=b"ab")), "7a04" + "0a026162"),
     (wire.ToWorker(wait=wire.Wait(reason="x")), "2a03" + "0a0178"),
     (wire.ToWorker(cancel=wire.Cancel(job=300)), "3203" + "08ac02"),
@@ -89,7 +92,14 @@ def test_numbers_of_the_kinds_are_what_they_were():
     def numbers(message):
         return {field.name: field.number for field in message.DESCRIPTOR.fields}
 
-    assert numbers(wire.ToServer) == {"join": 1, "ask": 2, "push": 3, "leave": 4, "chunk": 15}
+    assert numbers(wire.ToServer) == {
+        "join": 1,
+        "ask": 2,
+        "push": 3,
+        "leave": 4,
+        "beat": 5,
+        "chunk": 15,
+    }
     known = {
         "welcome": 1,
         "refused": 2,
@@ -98,6 +108,7 @@ def test_numbers_of_the_kinds_are_what_they_were():
         "wait": 5,
         "cancel": 6,
         "stop": 7,
+        "beat": 8,
         "before": 14,
         "chunk": 15,
     }

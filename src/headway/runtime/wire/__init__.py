@@ -6,6 +6,7 @@ from typing import Final
 
 from headway.runtime.wire.headway_pb2 import (
     Ask,
+    Beat,
     Cancel,
     Chunk,
     Job,
@@ -29,6 +30,7 @@ from headway.runtime.wire.headway_pb2 import (
 __all__ = [
     "PROTOCOL",
     "Ask",
+    "Beat",
     "Cancel",
     "Chunk",
     "Job",

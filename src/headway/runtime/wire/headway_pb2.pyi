@@ -7,21 +7,23 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ToServer(_message.Message):
-    __slots__ = ("join", "ask", "push", "leave", "chunk")
+    __slots__ = ("join", "ask", "push", "leave", "beat", "chunk")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     join: Join
     ask: Ask
     push: Push
     leave: Leave
+    beat: Beat
     chunk: Chunk
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
 
 class ToWorker(_message.Message):
-    __slots__ = ("welcome", "refused", "job", "receipt", "wait", "cancel", "stop", "chunk", "before")
+    __slots__ = ("welcome", "refused", "job", "receipt", "wait", "cancel", "stop", "beat", "chunk", "before")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +31,7 @@ class ToWorker(_message.Message):
     WAIT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
@@ -38,9 +41,10 @@ class ToWorker(_message.Message):
     wait: Wait
     cancel: Cancel
     stop: Stop
+    beat: Beat
     chunk: Chunk
     before: _containers.RepeatedCompositeFieldContainer[ToWorker]
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., before: _Optional[_Iterable[_Union[ToWorker, _Mapping]]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., before: _Optional[_Iterable[_Union[ToWorker, _Mapping]]] = ...) -> None: ...
 
 class Vectors(_message.Message):
     __slots__ = ("num_values", "buffers", "inline", "place", "encoding", "encoded_bytes", "codec")
@@ -77,7 +81,7 @@ class Place(_message.Message):
     def __init__(self, segment: _Optional[int] = ..., path: _Optional[str] = ..., num_bytes: _Optional[int] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("protocol", "library", "worker", "instance", "layout", "machine", "differences")
+    __slots__ = ("protocol", "library", "worker", "instance", "layout", "machine", "differences", "holds")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     LIBRARY_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +89,7 @@ class Join(_message.Message):
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     library: str
     worker: str
@@ -92,10 +97,11 @@ class Join(_message.Message):
     layout: str
     machine: str
     differences: bool
-    def __init__(self, protocol: _Optional[int] = ..., library: _Optional[str] = ..., worker: _Optional[str] = ..., instance: _Optional[str] = ..., layout: _Optional[str] = ..., machine: _Optional[str] = ..., differences: _Optional[bool] = ...) -> None: ...
+    holds: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, protocol: _Optional[int] = ..., library: _Optional[str] = ..., worker: _Optional[str] = ..., instance: _Optional[str] = ..., layout: _Optional[str] = ..., machine: _Optional[str] = ..., differences: _Optional[bool] = ..., holds: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("worker", "incarnation", "library", "layout", "model", "instructions", "max_message_bytes", "pushes", "encodings", "pulls")
+    __slots__ = ("worker", "incarnation", "library", "layout", "model", "instructions", "max_message_bytes", "pushes", "encodings", "pulls", "heartbeat_s", "lease_s")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LIBRARY_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +112,8 @@ class Welcome(_message.Message):
     PUSHES_FIELD_NUMBER: _ClassVar[int]
     ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: int
     library: str
@@ -116,7 +124,9 @@ class Welcome(_message.Message):
     pushes: Place
     encodings: _containers.RepeatedScalarFieldContainer[str]
     pulls: str
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., library: _Optional[str] = ..., layout: _Optional[str] = ..., model: _Optional[str] = ..., instructions: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., pushes: _Optional[_Union[Place, _Mapping]] = ..., encodings: _Optional[_Iterable[str]] = ..., pulls: _Optional[str] = ...) -> None: ...
+    heartbeat_s: float
+    lease_s: float
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., library: _Optional[str] = ..., layout: _Optional[str] = ..., model: _Optional[str] = ..., instructions: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., pushes: _Optional[_Union[Place, _Mapping]] = ..., encodings: _Optional[_Iterable[str]] = ..., pulls: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("code", "message", "help")
@@ -236,6 +246,14 @@ class Stop(_message.Message):
     reason: str
     drain: bool
     def __init__(self, reason: _Optional[str] = ..., drain: _Optional[bool] = ...) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ("number", "slack_s")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SLACK_S_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    slack_s: float
+    def __init__(self, number: _Optional[int] = ..., slack_s: _Optional[float] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("reason",)
