@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from math import isfinite
@@ -26,7 +25,10 @@ from headway.runtime.chunks import (
     MESSAGE_BYTES,
     Rooms,
     as_chunk,
+    check_vectors,
     chunk_data,
+    fill,
+    inline,
 )
 from headway.runtime.finding import Place, find, why
 from headway.runtime.heartbeats import Heart, Ticker, paced
@@ -35,7 +37,6 @@ from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.rooms import Room, Sizes
 from headway.runtime.security import WorkerTLS, check_worker, metadata
 from headway.runtime.sharing import WorkerShare
-from headway.runtime.vectors import WorkerVectors
 
 __all__ = ["NetworkLink", "fetch_status"]
 
@@ -101,8 +102,6 @@ class NetworkLink:
         self._rooms = Rooms(Sizes(_NOTHING), keep=0)
         self._share: WorkerShare | None = None
         self._max_bytes = MESSAGE_BYTES
-        self._vectors = WorkerVectors()
-        self.traffic = self._vectors.traffic
         self._heart: Heart | None = None
         self._ticker: Ticker | None = None
         self._pace = Pace(_CHUNK_S)
@@ -141,8 +140,7 @@ class NetworkLink:
             ServerLostError: The server has gone.
             ProtocolError: The message is larger than the server takes.
         """
-        header, vector, buffers, encoded = parcel
-        self._vectors.said(header)
+        header, vector, buffers = parcel
         # What comes after the first byte is out is no longer of before.
         over = self._over_with(header)
         rest: Iterator[memoryview] = iter(())
@@ -150,8 +148,7 @@ class NetworkLink:
             self._share.put(header.push.update, vector, buffers)
         elif vector is not None:
             limit = min(INLINE_BYTES, self._pace.num_bytes)
-            vector, buffers = self._prepared(vector, buffers)
-            rest = self._vectors.put(header.push.update, vector, buffers, encoded, limit)
+            rest = inline(header.push.update, *self._prepared(vector, buffers), limit)
         self._put(header.SerializeToString())
         for piece in paced(rest, self._pace):
             self._put(as_chunk(piece))
@@ -193,13 +190,11 @@ class NetworkLink:
         """
         self._sizes = Sizes(layout)
         self._max_bytes = int(welcome.max_message_bytes) or MESSAGE_BYTES
-        self._vectors.attach(welcome, self._sizes)
         self._live(welcome.heartbeat_s, welcome.lease_s)
         if welcome.HasField("pushes"):
             # It looked like the same machine, and is not: then as over any network.
             with suppress(OSError, ValueError):
                 self._share = WorkerShare(layout, welcome)
-                self._vectors.shares()
                 return True
         rooms = Rooms(self._sizes, keep=_ROOMS)
         for room in [rooms.take() for _ in range(2)]:
@@ -242,7 +237,6 @@ class NetworkLink:
         while not self._over.is_set() and not self._closed.is_set():
             with suppress(Full):
                 self._outbox.put(data, timeout=_LOOK_EVERY_S)
-                self.traffic.up_bytes += len(data)
                 return
         raise self._lost(None)
 
@@ -288,7 +282,6 @@ class NetworkLink:
         """The next message that answers no heartbeat."""
         while True:
             data: bytes = next(self._call)
-            self.traffic.down_bytes += len(data)
             heart = self._heart
             if heart is None:
                 return data
@@ -342,8 +335,6 @@ class NetworkLink:
             self._inbox.put(Delivery(receipt))
         if header.HasField("cancel"):
             self._abandon(header.cancel.job)
-        if header.HasField("wait"):
-            self._vectors.waits()
         if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
             return Delivery(header)
         vectors = vectors_of(header)
@@ -351,11 +342,11 @@ class NetworkLink:
             return Delivery(header)
         if self._sizes is None or vectors.HasField("place"):
             raise ProtocolError("a vector lies where none may")
-        self._vectors.check(vectors)
+        check_vectors(vectors, self._rooms.sizes)
         if self._rooms.num_out >= _ROOMS:
             raise ProtocolError("the server sends more models than it was asked for")
         room = self._rooms.take()
-        vector, buffers = self._vectors.fill(room, vectors, self._hear, len(data))
+        vector, buffers = fill(room, vectors, self._hear)
         if header.HasField("receipt"):
             self._answers.append(room)
         elif header.job.look:

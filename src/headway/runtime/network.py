@@ -8,12 +8,11 @@ holds up nobody else.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -26,9 +25,11 @@ from headway.runtime.chunks import (
     MESSAGE_BYTES,
     Rooms,
     as_chunk,
+    check_vectors,
     chunk_data,
+    fill,
+    inline,
 )
-from headway.runtime.compression import KINDS
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker, Vital, paced
 from headway.runtime.leases import Pace
 from headway.runtime.parcel import Parcel, vectors_of
@@ -37,12 +38,10 @@ from headway.runtime.security import ServerTLS, check_server, is_authorised
 from headway.runtime.segments import machine
 from headway.runtime.sharing import ServerShare
 from headway.runtime.timeouts import Timeouts
-from headway.runtime.vectors import Offer, ServerVectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from headway.runtime.compression import Codec
     from headway.runtime.hub import Hub
     from headway.runtime.segments import Segments
 
@@ -88,9 +87,6 @@ class NetworkServer:
         status: Makes the JSON that :func:`headway.runtime.connect.fetch_status` asks for; called by
             a thread of its own.
         timeouts: When a silent worker is lost.
-        compression: The kinds of codecs that are read; empty: none.
-        pulls: How models go to workers that compress: a codec of their differences, ``"exact"``,
-            or ``None``: whole.
 
     Raises:
         ConfigurationError: Without TLS it listens to its own machine only.
@@ -113,8 +109,6 @@ class NetworkServer:
         max_workers: int = 256,
         status: Callable[[], str] | None = None,
         timeouts: Timeouts = _USUAL,
-        compression: Collection[str] = KINDS,
-        pulls: Codec | Literal["exact"] | None = "exact",
     ) -> None:
         check_server(host, security, token, insecure=insecure)
         self.hub = hub
@@ -122,7 +116,6 @@ class NetworkServer:
         self.segments = segments
         self.timeouts = timeouts
         self.rooms = Rooms(Sizes(layout))
-        self.offer = Offer(self.rooms.sizes, compression, pulls)
         self._host = host.strip("[]")
         self._port = _check_port(port)
         self._security = security
@@ -273,8 +266,6 @@ class NetworkSession:
         self._same_machine = False
         self._joined = False
         self._closed = False
-        self._vectors = ServerVectors(server.offer)
-        self.traffic = self._vectors.traffic
         self._letters: SimpleQueue[_Letter | None] = SimpleQueue()
         self._untaken = threading.Semaphore(_UNTAKEN)
         self._pace = Pace(server.timeouts.heartbeat_s)
@@ -319,7 +310,6 @@ class NetworkSession:
             header: The message.
         """
         header.welcome.max_message_bytes = MESSAGE_BYTES
-        self._vectors.welcome(header.welcome)
         header.welcome.heartbeat_s = self._server.timeouts.heartbeat_s
         header.welcome.lease_s = self._server.timeouts.lease_s
         if self._same_machine and self._server.segments is not None:
@@ -363,7 +353,6 @@ class NetworkSession:
             self._hub.gone(self)
         finally:
             self._closed = True
-            self._vectors.close()
             self._server.forget(self)
 
     def _with_what_follows(self, receipt: _Letter) -> Iterator[bytes]:
@@ -384,22 +373,10 @@ class NetworkSession:
             yield from self._messages(after)
 
     def _messages(self, letter: _Letter) -> Iterator[bytes]:
-        pieces = self._pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
-        data = letter.header.SerializeToString()
-        self.traffic.down_bytes += len(data)
-        yield data
+        pieces = _pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
+        yield letter.header.SerializeToString()
         for piece in paced(pieces, self._pace):
-            data = as_chunk(piece)
-            self.traffic.down_bytes += len(data)
-            yield data
-
-    def _pieces(self, letter: _Letter, limit: int) -> Iterator[memoryview]:
-        header, vector, buffers = letter
-        if vector is None:
-            return iter(())
-        if buffers is not None:
-            buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
-        return self._vectors.put(header, vector.detach().cpu(), buffers, limit)
+            yield as_chunk(piece)
 
     def look(self) -> None:
         """Let the worker go if it was silent for too long. For the thread that looks at leases."""
@@ -413,7 +390,6 @@ class NetworkSession:
         """The next message that is no heartbeat."""
         while True:
             data = next(requests)
-            self.traffic.up_bytes += len(data)
             self._vital.heard()
             if not self._joined or data[:1] != _BEAT:
                 return data
@@ -455,24 +431,20 @@ class NetworkSession:
         vector, buffers, room = None, None, None
         if kind == "join":
             self._same_machine = header.join.machine == machine() != ""
-            self._vectors.joins(header.join)
         elif not self._joined:
             raise ProtocolError("a worker joins before it says anything else", got=str(kind))
         elif kind == "ask":
             self._shares = header.ask.shared and self._share is not None
-            if self._shares:
-                self._vectors.shares()
         elif kind == "push" and header.push.update.HasField("place"):
             vector, buffers = self._shared_update(header.push)
         elif kind == "push":
-            self._vectors.check(header.push.update)
+            check_vectors(header.push.update, self._server.rooms.sizes)
             room = self._server.rooms.take() if header.push.update.num_values else None
         # Only now is there a room to give back.
         try:
             if room is not None:
                 self._vital.in_message = True
-                hear = partial(self._hear, requests)
-                vector, buffers = self._vectors.fill(room, header.push.update, hear)
+                vector, buffers = fill(room, header.push.update, lambda: self._hear(requests))
                 self._vital.in_message = False
             self._wait_for_the_hub()
         except BaseException:
@@ -487,7 +459,6 @@ class NetworkSession:
             raise ProtocolError("a vector in memory that is not shared")
         # Who writes there has mapped it.
         self._shares = True
-        self._vectors.shares()
         share.ended(push.job)
         return share.take(push.update)
 
@@ -502,6 +473,15 @@ class NetworkSession:
         self._untaken.release()
         if room is not None:
             self._server.rooms.give(room)
+
+
+def _pieces(letter: _Letter, limit: int) -> Iterator[memoryview]:
+    header, vector, buffers = letter
+    if vector is None:
+        return iter(())
+    if buffers is not None:
+        buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
+    return inline(vectors_of(header), vector.detach().cpu(), buffers, limit)
 
 
 def _address(host: str, port: int) -> str:
