@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from headway import __version__
 from headway.core import ParameterLayout
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Porter", "Refusal"]
+
+_NAME: Final = 128
+"""Names are kept after their workers have gone, and stand in logs and tables."""
 
 
 class Refusal(NamedTuple):
@@ -74,6 +77,12 @@ class Porter:
                 f"the server runs Headway {__version__}, the worker Headway {join.library}",
                 "install the same version of Headway on both sides",
             )
+        if not (_is_name(join.worker) and _is_name(join.instance)):
+            return Refusal(
+                "name",
+                f"a worker's name and instance are at most {_NAME} printable characters",
+                "give a shorter name, or none: the server chooses one then",
+            )
         return self._other_model(join.layout) if join.layout else None
 
     def name_taken(self, name: str) -> Refusal:
@@ -121,3 +130,7 @@ class Porter:
             f"{difference}",
             "build both models with the same code, or give the worker none: it gets the server's",
         )
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= _NAME and text.isprintable()

@@ -29,6 +29,7 @@ def porter():
 def test_who_fits_is_let_in(porter):
     assert porter.refusal(join()) is None
     assert porter.refusal(join(layout=json.dumps(LAYOUT.describe()))) is None
+    assert porter.refusal(join(worker="Jürgen's phone " * 8, instance="0" * 128)) is None
 
 
 def test_how_a_server_cuts_its_model_is_no_affair_of_a_workers():
@@ -41,6 +42,9 @@ def test_how_a_server_cuts_its_model_is_no_affair_of_a_workers():
     [
         ({"protocol": 2}, "protocol"),
         ({"library": "9.9"}, "library"),
+        ({"worker": "a" * 129}, "name"),
+        ({"worker": "a\nb"}, "name"),
+        ({"instance": "a" * 129}, "name"),
         ({"layout": "{"}, "layout"),
         ({"layout": "[]"}, "layout"),
         ({"layout": json.dumps(ParameterLayout.flat(11).describe())}, "layout"),
