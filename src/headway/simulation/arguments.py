@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from math import inf, isfinite
 
 from headway.core.errors import ArgumentTypeError, ConfigurationError
 
-__all__ = ["check_count", "check_number", "check_positive"]
+__all__ = ["check_count", "check_number", "check_positive", "is_list"]
 
 
 def check_number(name: str, value: object, *, where: str, minimum: float = -inf) -> float:
@@ -58,13 +59,16 @@ def check_positive(name: str, value: object, *, where: str) -> float:
     return number
 
 
-def check_count(name: str, value: object, *, where: str, maximum: int | None = None) -> int:
-    """Check that a number is whole and at least 1.
+def check_count(
+    name: str, value: object, *, where: str, minimum: int = 1, maximum: int | None = None
+) -> int:
+    """Check that a number is whole, and neither too small nor too large.
 
     Args:
         name: What it is called.
         value: What was given.
         where: The function it was given to.
+        minimum: The smallest that can be used.
         maximum: The largest that can be used.
 
     Returns:
@@ -78,7 +82,9 @@ def check_count(name: str, value: object, *, where: str, maximum: int | None = N
         >>> check_count("num_clients", 10, where="population.constant")
         10
     """
-    expected = "an int, at least 1" + ("" if maximum is None else f" and at most {maximum}")
+    expected = f"an int, at least {minimum}" + (
+        "" if maximum is None else f" and at most {maximum}"
+    )
     try:
         count = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -91,9 +97,18 @@ def check_count(name: str, value: object, *, where: str, maximum: int | None = N
             expected=expected,
             help="write it without quotes and without a decimal point",
         )
-    if count < 1 or (maximum is not None and count > maximum):
+    if count < minimum or (maximum is not None and count > maximum):
         raise _unusable(name, value, where, expected)
     return count
+
+
+def is_list(value: object) -> bool:
+    """Whether a value can be gone through item by item, and is no text.
+
+    Args:
+        value: What was given.
+    """
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
 def _range(minimum: float) -> str:

@@ -13,8 +13,8 @@ from hashlib import sha256
 from math import inf, isfinite, nextafter, ulp
 from typing import Any, Final, Literal, Protocol, final
 
-from headway.core.errors import ConfigurationError, UnknownNameError
-from headway.simulation.arguments import check_number, check_positive
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from headway.simulation.arguments import check_number, check_positive, is_list
 from headway.task.streams import Purpose, job_uniform, stream_key
 
 __all__ = ["Availability", "Diurnal", "Leaving", "Spans", "Windows"]
@@ -109,7 +109,9 @@ class Windows:
             if start == 0.0:
                 return inf
             end += spans[0][1]
-        return now + (end - local)
+        if period is None:
+            return end
+        return _landed(now + (end - local), lambda t: not self._is_open(client, t))
 
     def describe(self) -> dict[str, Any]:
         """How many windows there are, and a digest of them: there may be millions."""
@@ -193,7 +195,8 @@ class Diurnal:
         """The end of the window around ``now``; inf where it is the whole day."""
         if self.open_s == self.period_s:
             return inf
-        return now + (self.open_s - self._local(client, now, seed))
+        closing = now + (self.open_s - self._local(client, now, seed))
+        return _landed(closing, lambda t: self._local(client, t, seed) >= self.open_s)
 
     def describe(self) -> dict[str, Any]:
         """Its options."""
@@ -210,14 +213,15 @@ class Diurnal:
         return (now - self.spread * self.period_s * u) % self.period_s
 
 
-def _landed(time_s: float, is_open: Callable[[float], bool]) -> float:
-    """The first float at or just after ``time_s`` that is inside the window.
+def _landed(time_s: float, is_there: Callable[[float], bool]) -> float:
+    """The first float at or just after ``time_s`` that is beyond the border it stands for.
 
-    A rounded sum may lie a hair before the beginning it stands for.
+    A rounded sum may lie a hair before it: a window would still be shut at its beginning, or open
+    at its end, and whoever asks again then would do so for ever.
     """
     step = ulp(time_s)
     time_s = max(time_s, nextafter(0.0, inf))
-    while time_s < inf and not is_open(time_s):
+    while time_s < inf and not is_there(time_s):
         time_s += step
         step *= 2.0
     return time_s
@@ -243,6 +247,8 @@ def _checked_period(
 
 def _joined(client: int, given: Iterable[Iterable[float]], limit: float) -> Spans:
     """A client's windows in order, those that touch as one."""
+    if not is_list(given):
+        raise _no_windows(client, given)
     checked = sorted(_checked(client, span, limit) for span in given)
     joined: list[tuple[float, float]] = []
     for start, end in checked:
@@ -258,6 +264,8 @@ def _joined(client: int, given: Iterable[Iterable[float]], limit: float) -> Span
 
 
 def _checked(client: int, span: Iterable[float], limit: float) -> tuple[float, float]:
+    if not is_list(span):
+        raise _no_windows(client, span)
     ends = tuple(span)
     if len(ends) != 2:
         raise _unusable(client, repr(ends), "a start and an end")
@@ -267,6 +275,16 @@ def _checked(client: int, span: Iterable[float], limit: float) -> tuple[float, f
         return start, end
     upper = f" <= period_s = {limit:g}" if isfinite(limit) else ""
     raise _unusable(client, f"[{start:g}, {end:g}]", f"0 <= start < end{upper}")
+
+
+def _no_windows(client: int, got: object) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        f"client {client} must have a list of windows",
+        where=_WHERE,
+        got=repr(got),
+        expected="[start, end] pairs",
+        help="write [[start, end], ...] for each client, [] for one that never starts",
+    )
 
 
 def _unusable(client: int, got: str, expected: str) -> ConfigurationError:

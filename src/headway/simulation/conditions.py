@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from headway.core.errors import ConfigurationError
-from headway.simulation.arguments import check_number, check_positive
+from headway.core.errors import ArgumentTypeError, ConfigurationError
+from headway.simulation.arguments import check_number, check_positive, is_list
 from headway.simulation.arrival import Arrival, Process
 from headway.simulation.availability import Diurnal, Leaving, Windows
 from headway.simulation.clients import Population, check_probability
@@ -192,13 +192,16 @@ def with_windows(
         >>> days.availability.opens_s(1, 3.0, seed=0)
         12.0
     """
-    spans: tuple[tuple[tuple[float, float], ...], ...] = tuple(
-        tuple(tuple(span) for span in client)  # type: ignore[misc]
-        for client in windows
-    )
-    period = tuple(period_s) if isinstance(period_s, Sequence) else period_s
-    availability = Windows(spans, period, leaving)
-    _check_length("with_windows", len(spans), population)
+    if not is_list(windows):
+        raise ArgumentTypeError(
+            "the windows must be a list with an entry for each client",
+            where="population.with_windows",
+            got=repr(windows),
+            help="write [[[start, end], ...], ...], [] for a client that never starts",
+        )
+    # Windows makes tuples of whatever is given, and says which client's cannot be used.
+    availability = Windows(tuple(windows), _tuple(period_s), leaving)  # type: ignore[arg-type]
+    _check_length("with_windows", len(availability.spans), population)
     return replace(population, availability=availability)
 
 
@@ -237,8 +240,8 @@ def with_diurnal(
 
 
 def _absence(away_s: float | Law) -> Law | None:
-    if not isinstance(away_s, int | float):
-        return away_s
+    if hasattr(away_s, "draw_s"):
+        return away_s  # type: ignore[return-value]
     seconds = check_number("away_s", away_s, where="population.with_dropout", minimum=0)
     return Constant(seconds) if seconds else None
 

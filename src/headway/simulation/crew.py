@@ -23,6 +23,7 @@ from torch import Tensor
 
 from headway.core import Buffers, WorkOrder
 from headway.core.errors import ConfigurationError, HeadwayError
+from headway.simulation.blame import Accountable, in_turn
 from headway.simulation.lookahead import TrainMany
 from headway.task import Assignment, LocalResult
 from headway.task.sending import start
@@ -76,15 +77,14 @@ def many(
         compiled: Groups with compiled code, where the task can.
     """
     if groups:
-        return grouping(task, algorithm, device, compiled=compiled).train  # type: ignore[no-any-return]
-    train = task.trainer(algorithm, device).train
-    return lambda assignments: [train(assignment) for assignment in assignments]
+        return grouping(task, algorithm, device, compiled=compiled).train
+    return in_turn(task.trainer(algorithm, device).train)
 
 
 def grouping(
     task: Objective, algorithm: Algorithm, device: torch.device, *, compiled: bool = False
-) -> Any:
-    """The task's trainer of groups.
+) -> Accountable:
+    """The task's trainer of groups, whose errors are those of one job.
 
     Args:
         task: Whose jobs; one with ``group_trainer``.
@@ -93,7 +93,8 @@ def grouping(
         compiled: With compiled code. Only then is it asked of the task, which may not know of it.
     """
     options = {"compiled": True} if compiled else {}
-    return task.group_trainer(algorithm, device, **options)  # type: ignore[attr-defined]
+    trainer = task.group_trainer(algorithm, device, **options)  # type: ignore[attr-defined]
+    return Accountable(trainer, lambda: task.trainer(algorithm, device).train)
 
 
 @final
@@ -350,7 +351,7 @@ class _Train:
 
     def __call__(self, assignments: list[Assignment], into: Tensor) -> Sequence[LocalResult]:
         if self._trainer is not None:
-            return self._trainer.train(assignments, into)  # type: ignore[no-any-return]
+            return self._trainer.train(assignments, into)
         assert self._alone is not None
         return self._alone(assignments)
 

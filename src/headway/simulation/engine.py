@@ -21,6 +21,7 @@ from headway.observe import Point
 from headway.observe.tally import Tally
 from headway.simulation import saving
 from headway.simulation.attendance import Attendance
+from headway.simulation.blame import failed_client
 from headway.simulation.execution import choose
 from headway.simulation.flight import DROPPED, RETURNS, Flight
 from headway.simulation.links import moved_bytes
@@ -260,8 +261,10 @@ class Engine:
         client = flight.client
         try:
             result = self.executor.finish(job)
-        except Exception:
-            self.failed_in = flight.name
+        except Exception as error:
+            # Others may have been trained ahead with it.
+            culprit = failed_client(error)
+            self.failed_in = flight.name if culprit is None else client_name(culprit)
             raise
         if self._replicas is not None:
             result = self._replicas.train(client, result, flight.work.fragment)

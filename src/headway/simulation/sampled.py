@@ -60,10 +60,8 @@ class SimulatedStaleness:
     max_staleness: int
 
     def __post_init__(self) -> None:
-        where = "SimulatedStaleness"
         # 0 is every model's own: a run without staleness, to compare with.
-        if type(self.max_staleness) is not int or self.max_staleness != 0:
-            check_count("max_staleness", self.max_staleness, where=where)
+        check_count("max_staleness", self.max_staleness, where="SimulatedStaleness", minimum=0)
 
 
 def imposed(algorithm: Algorithm, staleness: SimulatedStaleness) -> Algorithm:

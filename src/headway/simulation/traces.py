@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from headway.core.errors import ConfigurationError, UnknownNameError
+from headway.core.errors import ConfigurationError, UnknownNameError, UsageError
 from headway.simulation.arguments import check_count, check_number, check_positive
 from headway.simulation.availability import Leaving
 from headway.simulation.clients import Population, Unit
@@ -22,6 +23,7 @@ from headway.simulation.laws import Given
 __all__ = ["from_fedscale", "from_file", "from_table"]
 
 _COLUMNS: Final = ("time_s", "down_bps", "up_bps", "latency_s", "available")
+_UNITS: Final = ("job", "step")
 _BITS_PER_FEDSCALE_KBIT: Final = 1024.0
 
 _Windows = list[list[list[float]]]
@@ -110,25 +112,30 @@ def from_file(
         >>> clients.duration_s(3, dispatch=0, seed=0)
         2.0
     """
-    source = Path(path)
+    where, source = "population.from_file", Path(path)
     rows, about = _clients_of(source)
-    count = _count(num_clients, len(rows), "population.from_file")
+    count = _count(num_clients, len(rows), where)
     chosen = [rows[client % len(rows)] for client in range(count)]
-    clients = from_table(
-        [_number(source, row, k % len(rows), "time_s") for k, row in enumerate(chosen)],
-        down_bps=_column(source, chosen, "down_bps"),
-        up_bps=_column(source, chosen, "up_bps"),
-        latency_s=_column(source, chosen, "latency_s"),
-        unit=unit or about.get("unit", "job"),
-    )
+    times = [_number(source, row, k % len(rows), "time_s") for k, row in enumerate(chosen)]
+    unit = _unit(about.get("unit", "job"), str(source)) if unit is None else _unit(unit, where)
+    with _naming(source):
+        clients = from_table(
+            times,
+            down_bps=_column(source, chosen, "down_bps"),
+            up_bps=_column(source, chosen, "up_bps"),
+            latency_s=_column(source, chosen, "latency_s"),
+            unit=unit,
+        )
     windows: Sequence[Any] | None = _column(source, chosen, "available")
     if availability is not None:
-        found = _windows_of(Path(availability), len(rows))
+        source = Path(availability)
+        found = _windows_of(source, len(rows))
         windows = [found[client % len(rows)] for client in range(count)]
     if windows is None:
         return clients
     period = about.get("period_s") if period_s is None else period_s
-    return with_windows(clients, windows, period_s=period, leaving=leaving)
+    with _naming(source):
+        return with_windows(clients, windows, period_s=period, leaving=leaving)
 
 
 def from_fedscale(
@@ -198,12 +205,13 @@ def from_fedscale(
     source = Path(availability)
     traces = _in_order(source, ("active", "inactive", "finish_time"))
     spans = [_fedscale_windows(source, row, k) for k, row in enumerate(traces)]
-    return with_windows(
-        clients,
-        [spans[client % len(spans)][0] for client in range(count)],
-        period_s=[spans[client % len(spans)][1] for client in range(count)],
-        leaving=leaving,
-    )
+    with _naming(source):
+        return with_windows(
+            clients,
+            [spans[client % len(spans)][0] for client in range(count)],
+            period_s=[spans[client % len(spans)][1] for client in range(count)],
+            leaving=leaving,
+        )
 
 
 @final
@@ -217,6 +225,16 @@ class _Problem:
     def error(self, message: str, *, got: str, help: str) -> ConfigurationError:
         where = str(self.path) + (f", {self.place}" if self.place else "")
         return ConfigurationError(message, where=where, got=got, help=help)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about values that stand in a file say in which."""
+    try:
+        yield
+    except UsageError as error:
+        error.where = f"{path}, read by {error.where}" if error.where else str(path)
+        raise
 
 
 def _read(path: Path) -> str:
@@ -354,6 +372,12 @@ def _number(path: Path, row: Mapping[str, Any], client: int, name: str) -> float
     return check_positive(name, row[name], where=f"{path}, client {client}")
 
 
+def _unit(unit: Unit, where: str) -> Unit:
+    if unit not in _UNITS:
+        raise UnknownNameError.of("unit", str(unit), _UNITS, where=where)
+    return unit
+
+
 def _count(wanted: int | None, found: int, where: str) -> int:
     return found if wanted is None else check_count("num_clients", wanted, where=where)
 
@@ -389,10 +413,10 @@ def _fedscale_windows(
             got=f"{starts!r:.40} and {ends!r:.40}",
             help="they are lists of the same length",
         )
+    lows = [check_number("active", start, where=where, minimum=0) for start in starts]
+    highs = [min(check_number("inactive", end, where=where), period) for end in ends]
     joined: list[list[float]] = []
-    for start, end in sorted(zip(starts, ends, strict=True)):
-        low = check_number("active", start, where=where, minimum=0)
-        high = min(check_number("inactive", end, where=where), period)
+    for low, high in sorted(zip(lows, highs, strict=True)):
         if joined and low <= joined[-1][1]:
             joined[-1][1] = max(joined[-1][1], high)
         elif low < high:

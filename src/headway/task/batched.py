@@ -314,7 +314,7 @@ class GroupTrainer:
             base=base,
             models=base if at_base else base.clone(),
             rate=rate,
-            proximal=torch.tensor(proximal).to(base).unsqueeze(1) if any(proximal) else None,
+            proximal=base.new_tensor(proximal).unsqueeze(1) if any(proximal) else None,
             gradient=torch.zeros_like(base) if at_base or not self._is_plain(proximal) else base,
             losses=torch.zeros(batches.num_steps, count, dtype=torch.float64, device=self._device),
             alive=torch.ones(count, dtype=torch.bool),

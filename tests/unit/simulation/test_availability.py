@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import headway as hw
-from headway.core.errors import ConfigurationError, UnknownNameError
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.core.events import CheckedOut, Lost
 from headway.simulation import population as hp
 from headway.simulation.availability import Availability, Diurnal, Windows
@@ -142,6 +142,32 @@ def test_a_job_that_outlasts_its_window_is_lost_when_it_closes() -> None:
     assert result.counts["lost"] == 4
 
 
+@pytest.mark.parametrize(
+    "surround",
+    [
+        lambda c: hp.with_windows(c, [[[3.3, 10.1]]] * 8, period_s=24.0, leaving="lose"),
+        lambda c: hp.with_diurnal(c, open_s=10.0, period_s=24.0, leaving="lose"),
+    ],
+)
+def test_whoever_loses_a_job_at_the_end_of_its_hours_is_away_until_they_begin(
+    surround: Any,
+) -> None:
+    clients = surround(hp.uniform(8, low_s=0.5, high_s=3.0, per="job"))
+    result = run(clients, stop=hw.until(updates=3000), evaluate_every=3000)
+    assert result.updates == 3000
+    lost = [(e.worker, e.time) for e in result.events if isinstance(e, Lost) and e.jobs]
+    starts = {(e.worker, e.time) for e in result.events if isinstance(e, CheckedOut)}
+    assert len(lost) == len(set(lost)) > 300
+    # 3.3 to 10.1 is open at no instant at which it has closed.
+    assert starts.isdisjoint(lost)
+
+
+def test_windows_that_come_once_end_where_they_were_said_to() -> None:
+    windows = Windows((((0.1, 0.7), (0.9, 1e9 + 0.3)),))
+    assert windows.closes_s(0, 0.3, 0) == 0.7
+    assert windows.closes_s(0, 7.7, 0) == 1e9 + 0.3
+
+
 def test_one_that_drops_a_job_is_away_for_as_long_as_was_said() -> None:
     clients = hp.with_dropout(hp.constant(6), 0.3, away_s=5.0)
     result = run(clients)
@@ -203,6 +229,25 @@ def test_many_who_may_not_start_are_turned_away_one_after_the_other() -> None:
 def test_what_cannot_be_used_is_refused(make: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"\[population\.with_|at population\.with_|with_"):
         make(hp.constant(2))
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "fault"),
+    [
+        ("with_windows", {"windows": 5}, "an entry for each client"),
+        ("with_windows", {"windows": "ab"}, "an entry for each client"),
+        ("with_windows", {"windows": [[[0, 2]], 5]}, "client 1 must have a list of windows"),
+        ("with_windows", {"windows": [[1, 2], [3, 4]]}, "client 0 must have a list of windows"),
+        ("with_windows", {"windows": [["ab"], []]}, "client 0 must have a list of windows"),
+        ("with_dropout", {"probability": 0.1, "away_s": "x"}, "away_s must be a number"),
+        ("with_dropout", {"probability": 0.1, "away_s": [1.0]}, "away_s must be a number"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(
+    function: str, options: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ArgumentTypeError, match=fault):
+        getattr(hp, function)(hp.constant(2), **options)
 
 
 def test_an_unknown_way_of_leaving_names_the_known_ones() -> None:

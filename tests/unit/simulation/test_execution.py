@@ -16,13 +16,14 @@ from headway.algorithms import ALGORITHMS
 from headway.core.errors import ConfigurationError, HeadwayError
 from headway.simulation import Execution, every, until
 from headway.simulation import population as populations
+from headway.simulation.blame import Accountable, failed_client
 from headway.simulation.crew import Crew, many
 from headway.simulation.execution import Choice
 from headway.simulation.executor import OneByOne
 from headway.simulation.lookahead import LookAhead
 from headway.task import Assignment, LocalResult, LocalTraining, Task
 from tests.core_kit import logged
-from tests.simulation_kit import CPU, perceptron_task, run_engine
+from tests.simulation_kit import CPU, examples, perceptron, perceptron_task, run_engine
 
 SIZES = (23, 20, 3, 9, 14, 8, 11, 6, 17, 5, 10, 12)
 POPULATION = populations.with_dropout(populations.lognormal(12, median_s=2.0, sigma=0.8), 0.05)
@@ -30,9 +31,37 @@ ONE_BY_ONE = Execution(mode="one_by_one")
 GROUPS = Execution(mode="groups", group_size=5)
 
 
+def precise():
+    return perceptron().double()
+
+
+def doubled(size, seed):
+    inputs, targets = examples(size, seed)
+    return inputs.double(), targets
+
+
+def precise_task(**local):
+    """In float64, where the order of additions is far below whatever else could differ."""
+    training = LocalTraining(**{"epochs": 2, "batch_size": 8, **local})
+    return Task(
+        precise,
+        "cross_entropy",
+        [doubled(size, seed) for seed, size in enumerate(SIZES)],
+        doubled(30, 99),
+        local=training,
+        server_data=doubled(20, 98),
+    )
+
+
+def assert_same_model(one, other):
+    torch.testing.assert_close(
+        one.server.parameters, other.server.parameters, rtol=1e-9, atol=1e-11
+    )
+
+
 def run(name, execution, task=None, **changes):
     changes.setdefault("stop", until(updates=60))
-    task = task or perceptron_task(SIZES)
+    task = task or precise_task()
     return run_engine(
         task,
         ALGORITHMS[name](),
@@ -58,13 +87,27 @@ def story(engine):
 def test_groups_give_the_run_that_one_by_one_gives(name):
     one, many = run(name, ONE_BY_ONE), run(name, GROUPS)
     assert story(one) == story(many)
-    torch.testing.assert_close(one.server.parameters, many.server.parameters, rtol=2e-3, atol=2e-4)
+    assert_same_model(one, many)
     about = many.choice.describe()
     if about["mode"] == "groups":
         assert 1.0 <= about["mean_group_size"] <= 5.0
         assert about["num_groups"] > 0
     else:
         assert about["reason"] == "a client transform of the algorithm has a state"
+
+
+@pytest.mark.parametrize(
+    "local",
+    [
+        {"proximal": 0.1},
+        {"optimizer": "sgd", "options": {"momentum": 0.9}, "clip_norm": 0.1, "proximal": 0.3},
+        {"optimizer": "adam", "learning_rate": 1e-2, "proximal": 0.7},
+        {"epochs": 0.6, "drop_last": True, "optimizer": "rmsprop", "learning_rate": 1e-3},
+    ],
+)
+def test_whatever_clients_do_groups_do_it_too(local):
+    task = precise_task(**local)
+    assert_same_model(run("fedbuff", ONE_BY_ONE, task), run("fedbuff", GROUPS, task))
 
 
 def test_most_algorithms_train_in_groups():
@@ -90,9 +133,7 @@ def test_two_processes_give_what_one_gives(mode):
     two = run("fedbuff", Execution(mode=mode, processes=2, group_size=4))
     try:
         assert story(one) == story(two)
-        torch.testing.assert_close(
-            one.server.parameters, two.server.parameters, rtol=2e-3, atol=2e-4
-        )
+        assert_same_model(one, two)
         if mode == "one_by_one":
             assert torch.equal(one.server.parameters, two.server.parameters)
         assert two.choice.describe()["processes"] == 2
@@ -280,6 +321,59 @@ def test_an_error_in_another_process_comes_here_with_its_traceback():
         assert len(crew([Assignment(0, start), Assignment(1, start)])) == 2
     finally:
         crew.close()
+
+
+BAD = 7
+
+
+def flawed_task(model, bad=BAD):
+    """One client has a label that there is not."""
+    data = [doubled(5, seed) for seed in range(12)]
+    data[bad] = (data[bad][0], torch.tensor([0, 1, 2, 0, 9]))
+    return Task(model, "cross_entropy", data, doubled(5, 99), local=LocalTraining(batch_size=4))
+
+
+def error_of(execution, task):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (which it is, is what is compared)
+        hw.simulate(
+            task, hw.algorithms.fedbuff(), stop=until(updates=50), execution=execution, seed=1
+        )
+    error = caught.value
+    first, *_, last = error.__notes__
+    return type(error), str(error), first, last.partition(", after")[0]
+
+
+@pytest.mark.parametrize("bad", [0, BAD, 11])
+def test_the_error_of_a_group_is_that_of_the_job_that_failed(bad):
+    task = flawed_task(precise, bad)
+    alone = error_of(ONE_BY_ONE, task)
+    assert alone[2:] == (f"while client {bad} was training", f"Headway: in client-{bad}")
+    assert error_of(Execution(mode="groups"), task) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["groups", "one_by_one"])
+@pytest.mark.parametrize("bad", [0, BAD, 11])
+def test_the_error_of_another_process_is_that_of_the_job_that_failed(mode, bad):
+    task = flawed_task(precise, bad)
+    assert error_of(Execution(mode=mode, processes=2), task) == error_of(ONE_BY_ONE, task)
+
+
+def test_a_group_that_fails_though_each_of_its_jobs_does_not_fails_with_its_own_error():
+    class Narrow:
+        obstacle = None
+        not_compiled = None
+
+        def train(self, assignments):
+            raise MemoryError("too many")
+
+    trained = []
+    trainer = Accountable(Narrow(), lambda: trained.append)
+    with pytest.raises(MemoryError, match="too many") as caught:
+        trainer.train([Assignment(3, torch.zeros(1)), Assignment(4, torch.zeros(1))])
+    assert [assignment.client for assignment in trained] == [3, 4]
+    assert failed_client(caught.value) is None
+    assert not trainer.is_written_out
 
 
 @pytest.mark.slow

@@ -158,7 +158,9 @@ def test_what_makes_no_sense_is_refused() -> None:
         run(scheduler=hw.schedulers.FirstCome())
     with pytest.raises(ArgumentTypeError, match="how staleness is drawn"):
         run(staleness=4)
-    with pytest.raises(ConfigurationError, match="max_staleness"):
+    with pytest.raises(ConfigurationError, match="at least 0"):
         hw.SimulatedStaleness(max_staleness=-1)
     with pytest.raises(ArgumentTypeError, match="max_staleness"):
         hw.SimulatedStaleness(max_staleness=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="at least 0"):
+        hw.SimulatedStaleness(max_staleness=True)

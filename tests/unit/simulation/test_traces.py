@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from headway.core.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    UnknownNameError,
+    UsageError,
+)
 from headway.simulation import population as hp
 from headway.simulation.availability import Windows
 
@@ -109,10 +114,17 @@ def test_faults_in_csv_say_where(tmp_path: Path, content: str, fault: str) -> No
         ({"clients": []}, "there are no clients"),
         ({"clients": [{"time_s": 1, "up_bps": 1}, {"time_s": 1}]}, "up_bps is missing"),
         ({"clients": [{"time_s": 0}]}, "time_s cannot be 0"),
+        ({"clients": [{"time_s": 1, "down_bps": None}]}, "down_bps"),
+        ({"clients": [{"time_s": 1, "latency_s": 1}]}, "a latency needs a bandwidth"),
+        ({"clients": [{"time_s": 1}], "unit": "jobs"}, "unknown unit"),
+        ({"clients": [{"time_s": 1, "available": 5}]}, "a list of windows"),
+        ({"clients": [{"time_s": 1, "available": [5]}]}, "a list of windows"),
+        ({"clients": [{"time_s": 1, "available": [[0, "a"]]}]}, "must be a number"),
+        ({"clients": [{"time_s": 1, "available": [[2, 1]]}]}, "cannot be used"),
     ],
 )
 def test_faults_in_json_say_where(tmp_path: Path, content: Any, fault: str) -> None:
-    with pytest.raises(ConfigurationError, match=fault) as caught:
+    with pytest.raises(UsageError, match=fault) as caught:
         hp.from_file(write(tmp_path / "phones.json", content))
     assert "phones.json" in (caught.value.where or "")
 
@@ -122,6 +134,19 @@ def test_unknown_columns_and_keys_name_the_known_ones(tmp_path: Path) -> None:
         hp.from_file(write(tmp_path / "a.json", {"clients": [{"times": 1}]}))
     with pytest.raises(UnknownNameError, match="period_s"):
         hp.from_file(write(tmp_path / "b.json", {"clients": [{"time_s": 1}], "period": 1}))
+
+
+def test_a_unit_that_is_unknown_is_refused_where_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="step") as caught:
+        hp.from_file(write(tmp_path / "phones.csv", CSV), unit="steps")  # type: ignore[arg-type]
+    assert caught.value.where == "population.from_file"
+
+
+def test_windows_of_another_file_are_those_of_that_file(tmp_path: Path) -> None:
+    windows = write(tmp_path / "hours.csv", "client,start_s,end_s\n0,2,1\n")
+    with pytest.raises(ConfigurationError, match="cannot be used") as caught:
+        hp.from_file(write(tmp_path / "phones.csv", CSV), availability=windows)
+    assert "hours.csv" in (caught.value.where or "")
 
 
 def test_a_window_of_an_unknown_client(tmp_path: Path) -> None:
@@ -208,6 +233,17 @@ def test_windows_that_do_not_belong_together(tmp_path: Path) -> None:
         )
 
 
+def test_times_of_fedscale_that_are_no_numbers(tmp_path: Path) -> None:
+    odd = {"1": {"active": [1, "x"], "inactive": [2, 3], "finish_time": 9}}
+    with pytest.raises(ArgumentTypeError, match="active must be a number") as caught:
+        hp.from_fedscale(
+            write(tmp_path / "capacity.json", CAPACITY),
+            batch_size=1,
+            availability=write(tmp_path / "behaviour.json", odd),
+        )
+    assert "behaviour.json, client 0" in (caught.value.where or "")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read"):
         hp.from_file(tmp_path / "nowhere.csv")
@@ -216,6 +252,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_files_of_the_page_say_the_same_in_both_forms(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs/populations.md").read_text(encoding="utf-8")
     blocks = [block.partition("\n")[2] for block in page.split("```")[1::2]]
+    # The page begins with others.
+    blocks = blocks[next(k for k, block in enumerate(blocks) if block.startswith("client,")) - 1 :]
     speeds, windows, tree = blocks[1:4]
     from_csv = hp.from_file(
         write(tmp_path / "phones.csv", speeds),
