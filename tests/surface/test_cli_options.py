@@ -41,6 +41,7 @@ COMMANDS = {
             *SAFETY,
             "--checkpoint-dir",
             "--checkpoint-frequency",
+            "--durability",
             "--host",
             "--json",
             "--max-staleness",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -65,6 +65,13 @@ def server(
     checkpoint_frequency: Annotated[
         int, typer.Option(metavar="VERSIONS", help="From one checkpoint to the next.")
     ] = 1000,
+    durability: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="What survives a crash: checkpoint (the newest), or log (every acknowledged update).",
+        ),
+    ] = "checkpoint",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A run folder. [default: none]")
     ] = None,
@@ -92,6 +99,7 @@ def server(
         concurrency=resolved.config.run.concurrency,
         checkpoint_dir=checkpoint_dir,
         checkpoint_frequency=checkpoint_frequency,
+        durability=cast("Any", durability),
         folder=out,
         tls=_server_tls(certificate, key, ca),
         token=_token(token_file),

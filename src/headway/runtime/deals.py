@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from headway.task.streams import Purpose, job_bits, stream_key
+
 if TYPE_CHECKING:
+    from headway.core import Checkout
+    from headway.observe.tally import Tally
     from headway.runtime.members import Member
 
-__all__ = ["Deals", "Given"]
+__all__ = ["Deals", "Given", "training_key"]
+
+
+def training_key(seed: int, incarnation: int) -> int:
+    """The key of a server's random streams for jobs.
+
+    Args:
+        seed: Of the run.
+        incarnation: Of a server that goes on after jobs whose numbers nobody knows any more: its
+            jobs get streams of their own. 0: it has them all.
+    """
+    key = stream_key(seed, Purpose.TRAINING)
+    return key if incarnation == 0 else job_bits(key, 2**32 - 1, incarnation)
 
 
 class Given(NamedTuple):
@@ -66,6 +82,53 @@ class Deals:
     def end(self, job: int) -> Given | None:
         """It no longer is; ``None``: it was not."""
         return self.in_flight.pop(job, None)
+
+    def give(
+        self, ticket: Checkout, member: Member, name: str | None, tally: Tally, now: float
+    ) -> tuple[int, int]:
+        """A job goes to a worker: whose number it is, and which job of theirs.
+
+        Args:
+            ticket: The server's.
+            member: Who does it.
+            name: The client that it is done for; ``None``: the worker itself.
+            tally: Where it is counted.
+            now: The server's time.
+        """
+        index = member.index if name is None else self.index(name)
+        number = tally.dispatch(index)
+        self.begin(Given(ticket.job, name or member.name, index, member, now))
+        member.asking = max(0, member.asking - 1)
+        member.jobs.add(ticket.job)
+        tally.peak_in_flight = max(tally.peak_in_flight, len(self.in_flight))
+        if ticket.parameters is not None:
+            tally.send(ticket.parameters, ticket.buffers)
+        return index, number
+
+    def lose(self, member: Member, tally: Tally, now: float) -> list[Given]:
+        """A worker's jobs are over, and never came back.
+
+        Args:
+            member: Whose.
+            tally: Where they are counted.
+            now: The server's time.
+        """
+        jobs = [given for job in sorted(member.jobs) if (given := self.end(job))]
+        member.jobs = set()
+        member.counts["lost"] += len(jobs)
+        for given in jobs:
+            tally.lose(given.number, 0, now - given.since_s)
+        return jobs
+
+    def leave(self, tally: Tally, now: float) -> None:
+        """The run ends while these are out.
+
+        Args:
+            tally: Where their time is counted.
+            now: The server's time.
+        """
+        for given in self.in_flight.values():
+            tally.leave(given.number, now - given.since_s)
 
     def ready(self, name: str) -> None:
         """It is this client's turn."""

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, final
 
@@ -137,11 +137,12 @@ class Exchange:
         """Why the server gave no job when it was asked last; empty where it gave one."""
         return self._told.waiting
 
-    def join(self, timeout_s: float = _JOIN_S) -> Invitation:
+    def join(self, timeout_s: float = _JOIN_S, *, holds: Iterable[int] = ()) -> Invitation:
         """Introduce oneself.
 
         Args:
             timeout_s: How long to wait for the answer, in seconds.
+            holds: Of who comes back: its jobs that have no receipt, handed in or not.
 
         Raises:
             RefusedError: The server does not let this worker in.
@@ -156,6 +157,7 @@ class Exchange:
             instance=self._instance,
             layout=layout,
             machine=self._machine,
+            holds=holds,
         )
         self._link.send(Parcel(wire.ToServer(join=join)))
         delivery = self._link.receive(timeout_s)

@@ -11,19 +11,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Final, Literal, TypeVar, final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
 
-from headway.core import Cancel, Checkout, Effect, Server, Wait, Wake
-from headway.core.errors import HeadwayError, ProtocolError
+from headway.core import Cancel, Checkout, Effect, Reply, Server, Wait, Wake
+from headway.core.errors import CheckpointError, HeadwayError, ProtocolError
 from headway.observe.tally import Tally
 from headway.runtime import wire
-from headway.runtime.deals import Deals, Given
+from headway.runtime.deals import Deals, training_key
 from headway.runtime.letters import job_letter, read_update, receipt_letter
 from headway.runtime.loop import Loop
 from headway.runtime.members import Member, Members
+from headway.runtime.outbox import Outbox
 from headway.runtime.parcel import Parcel, Session
+from headway.runtime.patience import Patience
 from headway.runtime.porter import Porter
-from headway.task.streams import Purpose, job_bits, stream_key
+from headway.runtime.returning import Returning
+from headway.task.streams import job_bits
+
+if TYPE_CHECKING:
+    from headway.checkpoint import LoggedServer
 
 __all__ = ["Hub"]
 
@@ -49,6 +56,7 @@ class Hub:
         clock: The server's time in seconds; by default, seconds since the hub was made.
         settled: Called by the hub's thread when it has done all that there was to do.
         arrived: Called by the hub's thread after each update, also where several come in one turn.
+        logged: The server with its log: what workers are told is on the disk by then.
 
     Attributes:
         server: The state machine. For the hub's thread only; others use :meth:`call`.
@@ -68,9 +76,11 @@ class Hub:
         clock: Callable[[], float] | None = None,
         settled: Callable[[Hub], None] | None = None,
         arrived: Callable[[Hub], None] | None = None,
+        logged: LoggedServer | None = None,
     ) -> None:
         began = time.monotonic()
         self.server = server
+        self.doors: Server | LoggedServer = logged or server
         self.tally = Tally()
         self.members = Members()
         self.error: BaseException | None = None
@@ -78,9 +88,12 @@ class Hub:
         self.settled = settled
         self.arrived = arrived
         self._porter = porter
-        self._training_key = stream_key(seed, Purpose.TRAINING)
+        self._training_key = training_key(seed, 0 if logged is None else server.incarnation)
         self._deals = Deals(clients, pinned=pinned)
         self.loop = Loop()
+        self.outbox = Outbox(self.loop, None if logged is None else logged.journal)
+        self.patience = Patience(self._tell_of)
+        self.returning = Returning(self.members, self._deals, self.tally, self._free)
         self._timers: list[float] = []
         self._state: State = "new"
         self._drains = False
@@ -120,15 +133,7 @@ class Hub:
             parcel: What.
             done: Called when its vectors are no longer needed.
         """
-
-        def take() -> None:
-            try:
-                self.take(session, parcel)
-            finally:
-                if done is not None:
-                    done()
-
-        self.loop.post(take)
+        self.loop.post(lambda: self.take(session, parcel, done))
 
     def gone(self, session: Session) -> None:
         """A connection has ended; it may be told twice.
@@ -201,6 +206,7 @@ class Hub:
 
     def _turn(self, patience_s: float) -> None:
         self.loop.turn(patience_s)
+        self.patience.try_again(self.now)
         self._fire()
         if self.settled is not None:
             self.settled(self)
@@ -208,7 +214,7 @@ class Hub:
     def _begin(self) -> None:
         names = self._deals.clients
         if names is not None:
-            self._carry(self.server.register(names, self.now).effects)
+            self._carry(self.doors.register(names, self.now).effects)
         self._timers = sorted(self.server.timers)
 
     def _is_over(self) -> bool:
@@ -218,18 +224,21 @@ class Hub:
 
     def _patience(self) -> float:
         due = self._timers[0] if self._timers else self.now + _IDLE_S
+        for other in (self.patience.due_s, self.returning.due_s):
+            due = due if other is None else min(due, other)
         if self._state == "stopping":
             due = min(due, self._ends_at)
         return max(0.0, due - self.now)
 
     def _end(self) -> None:
+        self.patience.drop()
+        self.outbox.close()
         for session in list(self.members.here):
             session.close()
-        for given in self._deals.in_flight.values():
-            self.tally.leave(given.number, self.now - given.since_s)
+        self._deals.leave(self.tally, self.now)
         if self.error is None:
             try:
-                self.server.tick(self.now, closing=True)
+                self.doors.tick(self.now, closing=True)
             except Exception as error:  # noqa: BLE001 (likewise)
                 self.error = error
         self.tally.close(self.server.version)
@@ -242,13 +251,19 @@ class Hub:
 
     # --- what workers say
 
-    def take(self, session: Session, parcel: Parcel) -> None:
+    def take(
+        self, session: Session, parcel: Parcel, done: Callable[[], None] | None = None
+    ) -> None:
         """Take a message, in the hub's thread.
 
         Args:
             session: Who sent it.
-            parcel: What. Its vectors are not used after this.
+            parcel: What.
+            done: Called when its vectors are no longer needed: later, where the log has no room.
         """
+        self.patience.do(lambda: self._take(session, parcel), self.now, done)
+
+    def _take(self, session: Session, parcel: Parcel) -> None:
         kind = parcel.header.WhichOneof("kind")
         member = self.members.here.get(session)
         try:
@@ -298,13 +313,21 @@ class Hub:
             # Its jobs are in flight at the end, which is no loss.
             self.members.leave(member, why)
             return
-        jobs = [given for job in sorted(member.jobs) if (given := self._deals.end(job))]
+        jobs = self._deals.lose(member, self.tally, self.now)
         self.members.leave(member, why)
-        member.counts["lost"] += len(jobs)
-        for given in jobs:
-            self.tally.lose(given.number, 0, self.now - given.since_s)
+        self.returning.left(member)
         for name, again in self._deals.left(member, jobs):
-            self._carry(self.server.lose(name, self.now, again=again).effects)
+            self._lose(name, again)
+
+    def _free(self, member: Member, again: bool) -> None:
+        self._deals.lose(member, self.tally, self.now)
+        self._lose(member.name, again)
+
+    def _lose(self, name: str, again: bool) -> None:
+        self._go_through(lambda: self.doors.lose(name, self.now, again=again))
+
+    def _go_through(self, door: Callable[[], Reply]) -> None:
+        self.patience.do(lambda: self._carry(door().effects), self.now)
 
     def _let_in(self, session: Session, kind: str | None, parcel: Parcel) -> None:
         if kind != "join":
@@ -315,70 +338,74 @@ class Hub:
             return
         refused = self._porter.refusal(join)
         before = self.members.by_name.get(join.worker)
-        if refused is None and before is not None and before.session is not None:
-            if before.instance == join.instance and join.instance:
-                # It has come back sooner than its old connection was seen to end.
-                self.drop(before.session, "lost")
-            else:
-                refused = self._porter.name_taken(join.worker)
+        old = None if before is None or refused is not None else before.session
+        if before is not None and old is not None and before.instance == join.instance != "":
+            # It has come back sooner than its old connection was seen to end.
+            self.drop(old, "lost")
+        elif old is not None:
+            refused = self._porter.name_taken(join.worker)
         if refused is not None:
             self.refuse(session, refused.code, refused.message, refused.help)
             return
         name = join.worker or self.members.free_name()
-        self.members.join(name, join.instance, session, self.now)
+        member = self.members.join(name, join.instance, session, self.now)
         welcome = self._porter.welcome(name, self.server.incarnation)
         session.welcome(wire.ToWorker(welcome=welcome))
+        self.returning.joined(member, join.holds)
 
     def _ask(self, member: Member, session: Session) -> None:
-        member.asking += 1
         if self._deals.clients is not None:
+            member.asking += 1
             self._deals.asked(member)
             self._pair()
             return
-        self._deal(member, self.server.checkout(member.name, self.now))
+        ticket = self.doors.checkout(member.name, self.now)
+        member.asking += 1
+        self._deal(member, ticket)
 
     def _show(self, session: Session) -> None:
         """Send the model as it is, without a job: a copy, because nothing holds a snapshot of it."""
         parameters, buffers = self.server.parameters.clone(), self.server.buffers
         letter = wire.ToWorker(job=wire.Job(version=self.server.version, look=True))
         self.tally.send(parameters, buffers)
-        session.send(letter, parameters, None if buffers is None else buffers.clone())
+        self.outbox.send(session, letter, parameters, None if buffers is None else buffers.clone())
 
     def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
         push, now = parcel.header.push, self.now
         if self._state != "running" and not self._drains:
             return
         given = self._deals.in_flight.get(push.job)
-        if given is not None and given.member is member:
-            self._deals.end(push.job)
-            member.jobs.discard(push.job)
-        else:
+        if given is not None and given.member is not member:
             # Nobody hands in what others were given.
             given = None
         if given is None and self._deals.clients is not None:
             # Cancelled while it was on its way; the cancellation has asked for the next one.
             late = wire.Receipt(job=push.job, status="rejected", reason="unknown_job")
-            session.send(wire.ToWorker(receipt=late))
+            self.outbox.send(session, wire.ToWorker(receipt=late))
             return
         name = member.name if given is None else given.name
         update = read_update(name, parcel)
         again = push.again if self._deals.clients is None else True
         try:
-            receipt = self.server.submit(update, now, again=again and self._state == "running")
+            receipt = self.doors.submit(update, now, again=again and self._state == "running")
+        except CheckpointError:
+            raise
         except Exception:
             rejected = wire.Receipt(job=push.job, status="rejected", reason="transform_failed")
-            session.send(wire.ToWorker(receipt=rejected))
+            self.outbox.send(session, wire.ToWorker(receipt=rejected))
             raise
         member.note(receipt)
         if given is not None:
-            busy_s = now - given.since_s
+            self._deals.end(push.job)
+            member.jobs.discard(push.job)
             examples = push.num_processed or push.num_examples
-            self.tally.arrive(given.number, update, receipt, examples, busy_s)
+            self.tally.arrive(given.number, update, receipt, examples, now - given.since_s)
         if push.again:
             member.asking += 1
             if self._deals.clients is not None:
                 self._deals.asked(member)
-        session.send(receipt_letter(receipt), receipt.answer)
+        self.outbox.send(session, receipt_letter(receipt), receipt.answer)
+        self.returning.pushed(member, again=again and self._state == "running")
         self._carry(receipt.effects)
         if self._deals.clients is not None:
             self._pair()
@@ -390,7 +417,7 @@ class Hub:
     def _carry(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             if isinstance(effect, Wake):
-                self._woken(effect.worker)
+                self.patience.do(partial(self._woken, effect.worker), self.now)
             elif isinstance(effect, Cancel):
                 self._cancel(effect)
             else:
@@ -405,36 +432,29 @@ class Hub:
             return
         member = self.members.by_name.get(name)
         if member is None or member.session is None:
-            self._carry(self.server.lose(name, self.now).effects)
+            # The place of one that may come back is kept.
+            if not self.returning.expects(name):
+                self._lose(name, False)
             return
-        self._deal(member, self.server.checkout(name, self.now))
+        self._deal(member, self.doors.checkout(name, self.now))
 
     def _pair(self) -> None:
         """Give clients whose turn it is to executors that have nothing to do."""
         while self._state == "running" and (pair := self._deals.pair()) is not None:
             name, member = pair
-            self._deal(member, self.server.checkout(name, self.now), name)
+            self._deal(member, self.doors.checkout(name, self.now), name)
 
     def _deal(self, member: Member, ticket: Checkout | Wait, name: str | None = None) -> None:
         session = member.session
         if session is None:
             return
         if isinstance(ticket, Wait):
-            session.send(wire.ToWorker(wait=wire.Wait(reason=ticket.reason)))
+            self.outbox.send(session, wire.ToWorker(wait=wire.Wait(reason=ticket.reason)))
             self._carry(ticket.effects)
             return
-        index = member.index if name is None else self._deals.index(name)
-        number = self.tally.dispatch(index)
-        given = Given(ticket.job, name or member.name, index, member, self.now)
-        self._deals.begin(given)
-        member.asking = max(0, member.asking - 1)
-        member.jobs.add(ticket.job)
-        if len(self._deals.in_flight) > self.tally.peak_in_flight:
-            self.tally.peak_in_flight = len(self._deals.in_flight)
-        if ticket.parameters is not None:
-            self.tally.send(ticket.parameters, ticket.buffers)
-        seed = job_bits(self._training_key, index, number) >> 1
-        session.send(job_letter(ticket, index, seed), ticket.parameters, ticket.buffers)
+        index, number = self._deals.give(ticket, member, name, self.tally, self.now)
+        letter = job_letter(ticket, index, job_bits(self._training_key, index, number) >> 1)
+        self.outbox.send(session, letter, ticket.parameters, ticket.buffers)
         self._carry(ticket.effects)
 
     def _cancel(self, effect: Cancel) -> None:
@@ -446,7 +466,7 @@ class Hub:
         member.jobs.discard(effect.job)
         member.counts["cancelled"] += 1
         if member.session is not None:
-            member.session.send(wire.ToWorker(cancel=wire.Cancel(job=effect.job)))
+            self.outbox.send(member.session, wire.ToWorker(cancel=wire.Cancel(job=effect.job)))
             member.asking += 1
             if self._deals.clients is not None:
                 self._deals.asked(member)
@@ -455,7 +475,14 @@ class Hub:
         if self._timers and self._timers[0] <= self.now:
             while self._timers and self._timers[0] <= self.now:
                 heapq.heappop(self._timers)
-            self._carry(self.server.tick(self.now).effects)
+            self._go_through(lambda: self.doors.tick(self.now))
+        self.returning.expire(self.now)
+
+    def _tell_of(self, problem: CheckpointError | None) -> None:
+        """Say to all why nothing is acknowledged now; what is said of a job later is the newest."""
+        reason = "the server can log again" if problem is None else str(problem)
+        for session in list(self.members.here):
+            session.send(wire.ToWorker(wait=wire.Wait(reason=reason)))
 
     # --- beginning and end
 

@@ -121,7 +121,7 @@ class Members:
             self.by_name[name] = member
         member.instance, member.session = instance, session
         member.joined_s = member.seen_s = now
-        member.jobs, member.asking, member.left = set(), 0, ""
+        member.asking, member.left = 0, ""
         self.here[session] = member
         self.num_joins += 1
         return member

@@ -1,27 +1,26 @@
-"""A parameter server's checkpoints: when they are due, what is in them, and how one is gone on with."""
+"""A parameter server's checkpoints: when they are due, and how one is gone on with."""
 
 from __future__ import annotations
 
-import os
+import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
-from headway import __version__
 from headway.checkpoint import CheckpointStore
-from headway.core import ParameterLayout
-from headway.core.errors import CheckpointError, ConfigurationError, StateError
-from headway.observe import files
+from headway.core import Server
+from headway.core.errors import StateError
 from headway.runtime.members import Member
 
 if TYPE_CHECKING:
-    from headway.core import Algorithm
+    from headway.checkpoint import LoggedServer
     from headway.runtime.hub import Hub
+    from headway.training.home import Home
 
-__all__ = ["Keeper", "Kept"]
+__all__ = ["Keeper", "Kept", "restore_tally"]
 
-_FORM: Final = 1
-_STARTS: Final = "starts.json"
+_LOG: Final = logging.getLogger("headway")
 
 
 class Kept(NamedTuple):
@@ -47,49 +46,78 @@ class Keeper:
     and is then the newest.
 
     Args:
-        folder: Where.
+        home: Where.
         every: The distance, in versions, at least 1.
-        algorithm: The server's.
-        layout: Of its model, as the server has it.
 
     Attributes:
-        starts: How many servers were started on this folder before this one.
         error: Why the newest checkpoint could not be written; ``None``: it could.
+        resumed_from: The checkpoint that the server went on from; ``None``: it began anew.
+        logged: ``None``: it keeps no log.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        every: int,
-        algorithm: Algorithm,
-        layout: ParameterLayout,
-    ) -> None:
-        self._store = CheckpointStore(folder)
+    def __init__(self, home: Home, every: int) -> None:
+        self._home = home
+        self._store = CheckpointStore(home.folder)
         self._every = every
-        self._algorithm = algorithm
-        self._layout = layout
         self._writer = ThreadPoolExecutor(1, "headway-checkpoint")
         self._writing: Future[Path] | None = None
         self._saved = 0
-        self._at = Path(folder) / _STARTS
-        self.starts = 0
+        self._kept: Kept | None = None
         self.error: Exception | None = None
+        self.resumed_from: Path | None = None
+        self.logged: LoggedServer | None = None
 
-    def find(self) -> Kept | None:
-        """The newest sound checkpoint; ``None``: there is none. Counts this start.
+    def open(self, make_server: Callable[[int], Server]) -> Server:
+        """The server to go on with: new, or what was saved.
+
+        Args:
+            make_server: Makes one, whose incarnation is at least this.
 
         Raises:
-            CheckpointError: None that is there can be read, or the folder cannot be written.
+            CheckpointError: No checkpoint that is there can be read, the folder cannot be written,
+                or another server uses it.
             ConfigurationError: It is of another model or another algorithm.
+            StateError: The state does not fit.
         """
-        kept = None
-        if self._store.numbers():
-            found = self._store.load()
-            self._check(found.tree, found.path)
-            kept = Kept(int(found.tree["server"]["version"]), found.tree, found.path)
-            self._saved = kept.version
-        self.starts = self._count_start()
-        return kept
+        starts = self._home.enter()
+        found = self._store.load() if self._store.numbers() else None
+        if found is not None:
+            self._home.check(found.tree, found.path)
+        server = make_server(starts)
+        if found is None:
+            return server
+        try:
+            server.load_state_dict(found.tree["server"], restarted=True)
+        except LookupError as error:
+            raise _no_checkpoint(found.path, error) from error
+        self._saved, self.resumed_from = server.version, found.path
+        self._kept = Kept(server.version, found.tree, found.path)
+        _LOG.warning(
+            "Headway: going on from version %s, %s; updates that came after it are not in it "
+            '(durability="log" keeps them)',
+            f"{server.version:,}",
+            found.path,
+        )
+        return server
+
+    def restore(self, hub: Hub) -> None:
+        """Make a hub that has not run go on, too: its workers are lost, and may come back.
+
+        Args:
+            hub: Of the server that was opened.
+
+        Raises:
+            StateError: The state does not fit.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        names = restore_tally(hub, kept.tree, kept.path)
+        now = hub.server.now
+        for index, name in enumerate(names):
+            member = Member(name, index, "", None, now, now, left="lost")
+            hub.members.by_name[name] = member
+            hub.server.lose(name, now)
 
     def settled(self, hub: Hub) -> None:
         """Save, if it is due and the last one is written. For the hub's thread.
@@ -119,88 +147,20 @@ class Keeper:
         return self._store.save(hub.server.version, self._tree(hub))
 
     def close(self) -> None:
-        """Write no more; what is being written is finished."""
+        """Write no more; what is being written is finished. May be called twice."""
         self._writer.shutdown(wait=True)
+        self._home.leave()
 
-    def restore(self, hub: Hub, kept: Kept) -> None:
-        """Make a server that has not run go on from a checkpoint.
-
-        Workers that were there are lost, and nobody waits for them; they come back under their
-        names. (A server that hands jobs back to their workers would do so here.)
+    def describe(self, hub: Hub) -> dict[str, Any]:
+        """How it is, in plain values.
 
         Args:
-            hub: A new one.
-            kept: From :meth:`find`.
-
-        Raises:
-            StateError: The state does not fit.
+            hub: Whose server.
         """
-        try:
-            hub.server.load_state_dict(kept.tree["server"], restarted=True)
-            hub.tally.load_state_dict(kept.tree["tally"])
-            names = [str(name) for name in kept.tree["workers"]]
-        except (LookupError, TypeError) as error:
-            raise StateError(
-                "this is no checkpoint of a parameter server",
-                where=str(kept.path),
-                got=repr(error),
-            ) from error
-        now = hub.server.now
-        for index, name in enumerate(names):
-            member = Member(name, index, "", None, now, now, left="lost")
-            hub.members.by_name[name] = member
-            hub.server.lose(name, now)
+        return {"durability": "checkpoint", "unsaved_versions": hub.server.version - self._saved}
 
     def _tree(self, hub: Hub) -> dict[str, Any]:
-        return {
-            "form": _FORM,
-            "library": __version__,
-            "algorithm": self._algorithm.fingerprint,
-            "layout": self._layout.describe(),
-            "server": hub.server.state_dict(),
-            "tally": hub.tally.state_dict(),
-            "workers": list(hub.members.by_name),
-        }
-
-    def _check(self, tree: Any, path: Path) -> None:
-        if not isinstance(tree, dict) or tree.get("form") != _FORM:
-            raise ConfigurationError(
-                "this folder holds checkpoints of something else",
-                where=str(path),
-                expected="those of a parameter server",
-                help="choose another checkpoint_dir",
-            )
-        try:
-            layout = ParameterLayout.from_description(tree["layout"])
-            difference = self._layout.difference(layout)
-        except (LookupError, StateError) as error:
-            raise CheckpointError(
-                "a checkpoint says nothing of its model", where=str(path)
-            ) from error
-        if difference is not None:
-            raise ConfigurationError(
-                "the checkpoint is of another model: the server has, against it, " + difference,
-                where=str(path),
-                help="build the model as it was, or choose another checkpoint_dir",
-            )
-        if tree.get("algorithm") != self._algorithm.fingerprint:
-            raise ConfigurationError(
-                "the checkpoint is of another algorithm",
-                where=str(path),
-                got=f"a server of {self._algorithm.fingerprint}",
-                expected=str(tree.get("algorithm")),
-                help="start the server with the options that it had, or choose another "
-                "checkpoint_dir",
-            )
-
-    def _count_start(self) -> int:
-        before = 0
-        if self._at.exists():
-            found = files.read_json(self._at)
-            before = found["starts"] if isinstance(found, dict) else 0
-        self._at.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(self._at, {"starts": before + 1})
-        return int(before)
+        return {**self._home.beside(hub), "server": hub.server.state_dict()}
 
     def _note(self) -> None:
         """Remember whether the checkpoint before could be written."""
@@ -208,3 +168,28 @@ class Keeper:
             error = self._writing.exception()
             self.error = error if isinstance(error, Exception) else None
             self._writing = None
+
+
+def restore_tally(hub: Hub, tree: Any, path: Path) -> list[str]:
+    """Bring a hub's counts back, as they were saved: the names of its workers.
+
+    Args:
+        hub: A new one.
+        tree: A checkpoint.
+        path: Its folder.
+
+    Raises:
+        StateError: It does not fit.
+    """
+    try:
+        if tree["tally"] is not None:
+            hub.tally.load_state_dict(tree["tally"])
+        return [str(name) for name in tree["workers"]]
+    except (LookupError, TypeError) as error:
+        raise _no_checkpoint(path, error) from error
+
+
+def _no_checkpoint(path: Path, error: Exception) -> StateError:
+    return StateError(
+        "this is no checkpoint of a parameter server", where=str(path), got=repr(error)
+    )

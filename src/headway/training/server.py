@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,13 +31,15 @@ from headway.runtime.hub import Hub
 from headway.runtime.network import NetworkServer
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory
+from headway.training.durable import LogKeeper
 from headway.training.ending import Ending, ending
+from headway.training.home import Durability, Home
 from headway.training.instructions import instructions_for
 from headway.training.ledger import Ledger
 from headway.training.original import Original
 from headway.training.policies import USUAL_FACTOR, Policy
 from headway.training.rules import choose_algorithm
-from headway.training.saving import Keeper, Kept
+from headway.training.saving import Keeper
 
 if TYPE_CHECKING:
     from headway.algorithms.transforms import OptimizerFactory
@@ -47,9 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ParameterServer"]
 
-_LOG: Final = logging.getLogger("headway")
 _LOOK_EVERY_S: Final = 0.5
 _CONSISTENCIES: Final = ("hogwild", "snapshot")
+_DURABILITIES: Final = ("checkpoint", "log")
 _WHERE: Final = "ParameterServer"
 
 
@@ -86,6 +87,9 @@ class ParameterServer:
         checkpoint_dir: Where checkpoints are written; a server that is started on a folder that
             has some goes on from the newest. ``None``: none are written.
         checkpoint_frequency: The distance between checkpoints in versions, at least 1.
+        durability: What survives when the server is killed. ``"checkpoint"``: what was in the newest
+            checkpoint, and no update after it. ``"log"``: every update that was acknowledged,
+            applied once; an acknowledgement waits for the disk, and needs a ``checkpoint_dir``.
         folder: A run folder to write, new or empty, with the events and metrics; ``None``: none.
         tls: The server's certificate: :class:`headway.ServerTLS`. ``None``: no encryption.
         token: What workers have to show; ``None``: nothing.
@@ -126,6 +130,7 @@ class ParameterServer:
         consistency: Literal["snapshot", "hogwild"] = "snapshot",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_frequency: int = 1000,
+        durability: Durability = "checkpoint",
         folder: str | Path | None = None,
         tls: ServerTLS | None = None,
         token: str | None = None,
@@ -151,6 +156,15 @@ class ParameterServer:
             ("max_workers", max_workers),
         ):
             check_count(name, count)
+        if durability not in _DURABILITIES:
+            raise UnknownNameError.of("durability", str(durability), _DURABILITIES, where=_WHERE)
+        if durability == "log" and checkpoint_dir is None:
+            raise ConfigurationError(
+                "a log needs a folder",
+                where=_WHERE,
+                got='durability="log" without checkpoint_dir',
+                help="give checkpoint_dir=...",
+            )
         if type(port) is not int:
             raise ArgumentTypeError("a port is a whole number", where=_WHERE, got=repr(port))
         self._scheduler = FirstCome(concurrency=concurrency)
@@ -159,6 +173,7 @@ class ParameterServer:
         self._consistent = consistency == "snapshot"
         self._shares = shared_memory
         self._checkpoints = (checkpoint_dir, checkpoint_frequency)
+        self._durability: Durability = durability
         self._folder = folder
         self._seed = seed
         self._place = (host, port, tls, token, insecure, max_workers)
@@ -170,7 +185,7 @@ class ParameterServer:
         self._segments: Segments | None = None
         self._hub: Hub | None = None
         self._network: NetworkServer | None = None
-        self._keeper: Keeper | None = None
+        self._keeper: Keeper | LogKeeper | None = None
         self._ledger: Ledger | None = None
         self._began_s = 0.0
         self._offset_s = 0.0
@@ -200,16 +215,15 @@ class ParameterServer:
 
     def _start(self) -> None:
         self._segments = Segments() if self._shares else None
-        kept, starts = self._kept()
-        server = self._server(starts)
-        self._began_s = time.monotonic()
+        keeper = self._keeper = self._new_keeper()
+        server = self._server(0) if keeper is None else keeper.open(self._server)
+        self._offset_s, self._began_s = server.now, time.monotonic()
         porter = Porter(server.layout, self._instructions, model=self._description)
-        hub = Hub(server, porter, seed=self._seed, clock=self._clock)
-        if kept is not None and self._keeper is not None:
-            self._keeper.restore(hub, kept)
-            self._offset_s = server.now
-            self.resumed_from = kept.path
-            _LOG.warning("Headway: going on from version %s, %s", f"{kept.version:,}", kept.path)
+        logged = None if keeper is None else keeper.logged
+        hub = Hub(server, porter, seed=self._seed, clock=self._clock, logged=logged)
+        if keeper is not None:
+            keeper.restore(hub)
+            self.resumed_from = keeper.resumed_from
         self._ledger = Ledger(
             self._folder,
             algorithm=self.algorithm,
@@ -372,6 +386,7 @@ class ParameterServer:
             "checkpoint_error": None
             if keeper is None or keeper.error is None
             else str(keeper.error),
+            **({"durability": None} if keeper is None else keeper.describe(hub)),
             "workers": [member.describe(hub.now) for member in hub.members.by_name.values()],
         }
 
@@ -399,13 +414,13 @@ class ParameterServer:
             memory=memory,
         )
 
-    def _kept(self) -> tuple[Kept | None, int]:
+    def _new_keeper(self) -> Keeper | LogKeeper | None:
         folder, every = self._checkpoints
         if folder is None:
-            return None, 0
+            return None
         layout = self._original.layout_for(self.algorithm)
-        self._keeper = Keeper(folder, every, self.algorithm, layout)
-        return self._keeper.find(), self._keeper.starts
+        home = Home(folder, self.algorithm, layout, self._durability)
+        return LogKeeper(home, every) if self._durability == "log" else Keeper(home, every)
 
     def _described(self) -> tuple[dict[str, Any] | None, str]:
         try:

@@ -1,0 +1,135 @@
+"""A server's folder: who may use it, which server it is of, and how often one was started on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, final
+
+from headway import __version__
+from headway.checkpoint.locking import lock_folder
+from headway.core import ParameterLayout
+from headway.core.errors import CheckpointError, ConfigurationError, StateError
+from headway.observe import files
+
+if TYPE_CHECKING:
+    from headway.core import Algorithm
+    from headway.runtime.hub import Hub
+
+__all__ = ["LOG", "Durability", "Home"]
+
+Durability = Literal["checkpoint", "log"]
+
+LOG: Final = "log"
+_FORM: Final = 1
+_STARTS: Final = "starts.json"
+
+
+@final
+class Home:
+    """The folder that a server lives in. One server at a time.
+
+    Args:
+        folder: Where.
+        algorithm: The server's.
+        layout: Of its model, as the server has it.
+        durability: What survives.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        algorithm: Algorithm,
+        layout: ParameterLayout,
+        durability: Durability,
+    ) -> None:
+        self.folder = Path(folder)
+        self._algorithm = algorithm
+        self._layout = layout
+        self._durability = durability
+        self._lock: IO[bytes] | None = None
+
+    def enter(self) -> int:
+        """Lock it: how many servers were started here before.
+
+        Raises:
+            CheckpointError: Another server is here, or the folder cannot be written.
+            ConfigurationError: It holds a log, and this server would not read it.
+        """
+        self._lock = lock_folder(self.folder)
+        if self._durability != "log" and any((self.folder / LOG).glob("log-*")):
+            raise ConfigurationError(
+                "this folder holds a log, with updates that are in no checkpoint",
+                where=str(self.folder),
+                got='durability="checkpoint"',
+                expected='durability="log"',
+                help="start the server as it was started before, or choose another checkpoint_dir",
+            )
+        at, before = self.folder / _STARTS, 0
+        if at.exists():
+            found = files.read_json(at)
+            before = int(found["starts"]) if isinstance(found, dict) else 0
+        files.write_json(at, {"starts": before + 1})
+        return before
+
+    def leave(self) -> None:
+        """Let others in. May be called twice."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def beside(self, hub: Hub | None) -> dict[str, Any]:
+        """What is in a checkpoint beside the server.
+
+        Args:
+            hub: Whose; ``None``: nobody has joined yet.
+        """
+        return {
+            "form": _FORM,
+            "library": __version__,
+            "algorithm": self._algorithm.fingerprint,
+            "layout": self._layout.describe(),
+            "tally": None if hub is None else hub.tally.state_dict(),
+            "workers": [] if hub is None else list(hub.members.by_name),
+        }
+
+    def check(self, tree: Any, path: Path) -> None:
+        """See whether a checkpoint is of this server.
+
+        Args:
+            tree: It.
+            path: Its folder.
+
+        Raises:
+            ConfigurationError: It is of another one.
+            CheckpointError: It cannot be told.
+        """
+        if not isinstance(tree, dict) or tree.get("form") != _FORM:
+            raise ConfigurationError(
+                "this folder holds checkpoints of something else",
+                where=str(path),
+                expected="those of a parameter server",
+                help="choose another checkpoint_dir",
+            )
+        try:
+            layout = ParameterLayout.from_description(tree["layout"])
+            difference = self._layout.difference(layout)
+        except (LookupError, StateError) as error:
+            raise CheckpointError(
+                "a checkpoint says nothing of its model", where=str(path)
+            ) from error
+        if difference is not None:
+            raise ConfigurationError(
+                "the checkpoint is of another model: the server has, against it, " + difference,
+                where=str(path),
+                help="build the model as it was, or choose another checkpoint_dir",
+            )
+        if tree.get("algorithm") != self._algorithm.fingerprint:
+            raise ConfigurationError(
+                "the checkpoint is of another algorithm",
+                where=str(path),
+                got=f"a server of {self._algorithm.fingerprint}",
+                expected=str(tree.get("algorithm")),
+                help="start the server with the options that it had, or choose another "
+                "checkpoint_dir",
+            )
