@@ -48,6 +48,7 @@ COMMANDS = {
             "--out",
             "--port",
             "--set",
+            "--staleness-lr-factor",
             "--staleness-policy",
             "--workers",
             "config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["server", "status", "worker"]
 
 _EVERY_S: Final = 1.0
+_TO_THE_TOP: Final = "\x1b[H\x1b[2J"
 
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the server: host:port.")]
 TokenFile = Annotated[
@@ -55,6 +57,10 @@ def server(
         list[str] | None,
         typer.Option(metavar="NAME", help="What is done about stale updates. May be repeated."),
     ] = None,
+    staleness_lr_factor: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="Of the policy adaptive_lr, in (0, 1]. [default: 0.9]"),
+    ] = None,
     max_staleness: Annotated[
         int | None, typer.Option(metavar="VERSIONS", help="Later updates are rejected.")
     ] = None,
@@ -85,6 +91,7 @@ def server(
     """Serve a model to workers that connect, until Ctrl-C or until they have finished."""
     from headway import config as room
     from headway.config import load
+    from headway.training.policies import USUAL_FACTOR
     from headway.training.server import ParameterServer
 
     resolved = load(config, assignments=settings or ())
@@ -95,6 +102,7 @@ def server(
         port=port,
         algorithm=algorithm,
         staleness_policy=staleness_policy or "none",
+        staleness_lr_factor=USUAL_FACTOR if staleness_lr_factor is None else staleness_lr_factor,
         max_staleness=max_staleness,
         concurrency=resolved.config.run.concurrency,
         checkpoint_dir=checkpoint_dir,
@@ -223,6 +231,8 @@ def status(
     try:
         while True:
             told = ask()
+            if watch and not as_json and sys.stdout.isatty():
+                typer.echo(_TO_THE_TOP, nl=False)
             if as_json:
                 say_json(told)
             else:
@@ -230,7 +240,8 @@ def status(
             if not watch:
                 return
             time.sleep(_EVERY_S)
-            typer.echo("")
+            if not as_json and not sys.stdout.isatty():
+                typer.echo("")
     except KeyboardInterrupt:
         if not watch:
             raise

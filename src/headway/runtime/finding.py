@@ -81,11 +81,11 @@ def find(place: Place, timeout_s: float) -> None:
         except TimeoutError as error:
             problem, message = error, "the host does not answer"
             help = "check the address, and that no firewall is between; the server must listen "
-            help += "to the network: host='0.0.0.0'"
+            help += "to the network: host='0.0.0.0' (--host 0.0.0.0)"
         except OSError as error:
             problem, message = error, "nobody listens there"
             help = "start the server first, and check the port; a server that other machines shall "
-            help += "reach listens to the network: host='0.0.0.0'"
+            help += "reach listens to the network: host='0.0.0.0' (--host 0.0.0.0)"
         if time.monotonic() + _AGAIN_S >= until:
             got = problem.strerror or str(problem) or None
             raise ServerLostError(message, where=str(place), got=got, help=help) from problem
@@ -110,18 +110,20 @@ def why(place: Place, code: str, details: str, security: WorkerTLS | None) -> tu
     if security is None and speaks_tls:
         return (
             "the server uses TLS, and this worker does not",
-            "give WorkerTLS(ca=...) with the file that the server's certificate was signed with",
+            "give WorkerTLS(ca=...), or --ca, with the file that the server's certificate was signed "
+            "with",
         )
     if security is not None and not speaks_tls:
         return (
             "this worker uses TLS, and the server does not",
-            "start the server with ServerTLS(certificate=..., key=...), or check the port",
+            "start the server with ServerTLS(certificate=..., key=...), or --certificate and --key; or "
+            "check the port",
         )
     if security is not None:
         return (
             "the server and this worker do not accept each other's certificates",
             "the server's must be for this host (or server_name=...) and be signed by `ca`; a "
-            "server with client_ca wants a worker with certificate and key",
+            "server with client_ca (--ca) wants a worker with certificate and key",
         )
     return "what listens there is no Headway server, or it is about to end", "check the port"
 

@@ -126,8 +126,8 @@ def check_server(host: str, tls: ServerTLS | None, token: str | None, *, insecur
             where="host",
             got=host,
             expected="127.0.0.1, ::1 or localhost",
-            help="give ServerTLS(certificate=..., key=...), or insecure=True in a network where "
-            "nobody else is",
+            help="give ServerTLS(certificate=..., key=...) (--certificate, --key), or insecure=True "
+            "(--insecure) in a network where nobody else is",
         )
 
 
@@ -149,7 +149,8 @@ def check_worker(host: str, tls: WorkerTLS | None, token: str | None, *, insecur
             "a token would travel where others can read it",
             where="token",
             got=f"a plain connection to {host}",
-            help="give WorkerTLS(ca=...), or insecure=True in a network where nobody else is",
+            help="give WorkerTLS(ca=...) (--ca), or insecure=True (--insecure) in a network where "
+            "nobody else is",
         )
 
 
