@@ -6,9 +6,10 @@ and fragments. It holds no values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from headway.core.errors import ConfigurationError, StateError
 
 __all__ = ["Buffers", "Entry", "ParameterLayout"]
+
+_MAX_SIZE: Final = 2**48
+_MAX_DIMS: Final = 64
 
 
 class Entry(NamedTuple):
@@ -216,16 +220,15 @@ class ParameterLayout:
             StateError: The description is not one of a layout.
         """
         try:
-            dtype = getattr(torch, description["dtype"])
-            if not isinstance(dtype, torch.dtype):
-                raise TypeError(description["dtype"])
+            # Looked up in torch itself, a name could have it import things.
+            dtype = _dtypes()[description["dtype"]]
             layout = cls(
-                *(_entries(description["parameters"]), dtype),
-                floating_buffers=_entries(description["floating_buffers"]),
-                integer_buffers=_entries(description["integer_buffers"]),
+                *(_entries(_sized(description["parameters"])), dtype),
+                floating_buffers=_entries(_sized(description["floating_buffers"])),
+                integer_buffers=_entries(_sized(description["integer_buffers"])),
                 bounds=tuple(int(bound) for bound in description["bounds"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise StateError("this is not the description of a layout", got=repr(error)) from error
         return layout
 
@@ -249,6 +252,20 @@ class ParameterLayout:
                 expected=f"{len(expected)} parameters: {', '.join(n for n, _ in expected[:4])} ...",
                 help="build the model with the same factory as the one the layout was read from",
             )
+
+
+def _sized(named: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    for name, shape in named:
+        sizes = tuple(int(size) for size in shape)
+        # What a stranger wrote is multiplied and shown: no numbers of a thousand digits.
+        if len(sizes) > _MAX_DIMS or not all(0 <= size <= _MAX_SIZE for size in sizes):
+            raise ValueError("a shape that no tensor has")
+        yield name, sizes
+
+
+@cache
+def _dtypes() -> dict[str, torch.dtype]:
+    return {name: kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
 
 
 def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:

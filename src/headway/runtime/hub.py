@@ -19,7 +19,7 @@ from headway.core.errors import CheckpointError, HeadwayError, ProtocolError
 from headway.observe.tally import Tally
 from headway.runtime import wire
 from headway.runtime.deals import Deals, training_key
-from headway.runtime.letters import job_letter, read_update, receipt_letter
+from headway.runtime.letters import job_letter, read_update, receipt_letter, refused_letter
 from headway.runtime.loop import Loop
 from headway.runtime.members import Member, Members
 from headway.runtime.outbox import Outbox
@@ -293,8 +293,7 @@ class Hub:
             message: Why, in words.
             help: What to do.
         """
-        refused = wire.Refused(code=code, message=message, help=help)
-        session.send(wire.ToWorker(refused=refused))
+        session.send(refused_letter(code, message, help))
         self.drop(session, "lost")
         session.close()
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from headway.core import Checkout, Receipt, Update
+from headway.core.errors import ProtocolError
 from headway.runtime import wire
 from headway.runtime.parcel import Parcel
 
-__all__ = ["job_letter", "read_update", "receipt_letter"]
+__all__ = ["job_letter", "read_update", "receipt_letter", "refused_letter"]
+
+_METRICS: Final = 256
+_NAME: Final = 128
+_TEXT: Final = 1000
+"""What a refusal quotes was written by a stranger, who may have written much."""
 
 
 def read_update(name: str, parcel: Parcel) -> Update:
@@ -17,8 +23,17 @@ def read_update(name: str, parcel: Parcel) -> Update:
     Args:
         name: Whose work it is, as the server knows it.
         parcel: The push.
+
+    Raises:
+        ProtocolError: It reports more than a server writes down.
     """
     push = parcel.header.push
+    if len(push.metrics) > _METRICS or max(map(len, push.metrics), default=0) > _NAME:
+        raise ProtocolError(
+            "an update reports too many metrics, or one with too long a name",
+            got=f"{len(push.metrics)} metrics",
+            expected=f"at most {_METRICS}, with names of at most {_NAME} characters",
+        )
     payload: Any = parcel.vector
     return Update(
         payload=payload,
@@ -63,3 +78,21 @@ def job_letter(ticket: Checkout, index: int, seed: int) -> wire.ToWorker:
     if given:
         job.order.CopyFrom(wire.Order(**given))
     return wire.ToWorker(job=job)
+
+
+def refused_letter(code: str, message: str, help: str = "") -> wire.ToWorker:
+    r"""Why a worker is not let in, or is let go.
+
+    Args:
+        code: One word, for programs.
+        message: In words; it may quote what the worker has said.
+        help: What to do.
+
+    Example:
+        >>> refused_letter("layout", "a layer named \ud800").refused.message
+        'a layer named \\ud800'
+    """
+    told = message if len(message) <= _TEXT else f"{message[:_TEXT]} ..."
+    # JSON can spell characters that no message can carry.
+    told = told.encode("utf-8", "backslashreplace").decode()
+    return wire.ToWorker(refused=wire.Refused(code=code, message=told, help=help))

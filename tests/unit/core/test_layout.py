@@ -161,3 +161,18 @@ def test_more_fragments_than_parameters_are_refused() -> None:
     for count in (0, 3):
         with pytest.raises(core.errors.ConfigurationError, match="that many fragments"):
             layout.with_fragments(count)
+
+
+def test_a_description_that_no_tensor_has_is_refused() -> None:
+    described = core.ParameterLayout.flat(3).describe()
+    for odd in (
+        {"dtype": "_dynamo"},
+        {"dtype": ["float32"]},
+        {"parameters": [["a", [float("inf")]]]},
+        {"parameters": [["a", [-1]]]},
+        {"parameters": [["a", [10**400]]]},
+        {"parameters": [["a", [1] * 65]]},
+        {"bounds": [float("inf")]},
+    ):
+        with pytest.raises(core.errors.StateError, match="not the description of a layout"):
+            core.ParameterLayout.from_description(described | odd)
