@@ -76,6 +76,7 @@ def test_a_worker_of_an_algorithm_with_gradients_has_no_optimizer(config, capsys
         (["server", "CONFIG", "--host", "0.0.0.0"], "without TLS"),
         (["server", "CONFIG", "--certificate", "x.pem"], "belong together"),
         (["server", "CONFIG", "--staleness-policy", "fliter"], "filter"),
+        (["server", "CONFIG", "--staleness-lr-factor", "0.5"], "adaptive_lr alone"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_few_lines(config, capsys, arguments, words):
