@@ -1,0 +1,122 @@
+"""How long a killed server with a log takes to serve again, at the most that its log grows to.
+
+A server is driven until a checkpoint would be due, its files are copied as a crash would leave them,
+and another server is started on the copy: from the call of ``start()`` until it listens. The start of
+the process, which loads torch, comes on top.
+
+    python benchmarks/restart.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import headway
+from headway.core import Checkout, Update
+
+
+def _served(folder: Path, size: int) -> headway.ParameterServer:
+    model = torch.nn.Linear(size, 1, bias=False)
+    return headway.ParameterServer(
+        model,
+        port=0,
+        shared_memory=False,
+        checkpoint_dir=folder,
+        checkpoint_frequency=10**9,
+        durability="log",
+    )
+
+
+def _drive(server: headway.ParameterServer, size: int, until_s: float) -> int:
+    """Push until making the calls again is estimated to take so long: how many pushes."""
+    hub, keeper = server._running()[0], server._keeper
+    assert keeper is not None
+    payload, count = torch.full((size,), 1e-6), 0
+
+    def drive() -> None:
+        nonlocal count
+        while keeper.describe(hub)["log"]["replay_s"] < until_s:
+            ticket = hub.doors.checkout("w", hub.now)
+            assert isinstance(ticket, Checkout)
+            hub.doors.submit(Update(payload, ticket.version, "w", ticket.job), hub.now)
+            count += 1
+
+    # In the hub's thread, which writes no checkpoint meanwhile.
+    hub.call(drive)
+    return count
+
+
+def measure(size: int, until_s: float) -> dict[str, Any]:
+    """One restart.
+
+    Args:
+        size: Of the model, in parameters.
+        until_s: How much is in the log, as the time that it is estimated to take.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        live, copy = Path(place) / "live", Path(place) / "copy"
+        server = _served(live, size).start()
+        updates = _drive(server, size, until_s)
+        num_bytes = server.status()["log"]["bytes_since_checkpoint"]
+        shutil.copytree(live, copy)
+        server.stop()
+        shutil.rmtree(live)
+        began = time.perf_counter()
+        again = _served(copy, size).start()
+        took_s = time.perf_counter() - began
+        assert again.version == updates
+        again.stop()
+    return {"parameters": size, "updates": updates, "log_bytes": num_bytes, "serving_s": took_s}
+
+
+def run(sizes: list[int], runs: int, until_s: float) -> list[dict[str, Any]]:
+    """Restarts of several sizes: medians, and the spread.
+
+    Args:
+        sizes: In parameters.
+        runs: Of each.
+        until_s: How much is in the log.
+    """
+    rows = []
+    for size in sizes:
+        found = [measure(size, until_s) for _ in range(runs)]
+        took = [one["serving_s"] for one in found]
+        middle = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        rows.append({**middle, "min_s": min(took), "max_s": max(took)})
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--until-s", type=float, default=2.0)
+    parser.add_argument("--json", action="store_true")
+    told = parser.parse_args()
+    logging.getLogger("headway").setLevel(logging.ERROR)
+    rows = run(told.sizes, told.runs, told.until_s)
+    if told.json:
+        print(json.dumps(rows))
+        return
+    print("| parameters | updates in the log | log, MB | serving after, s (min..max) |")
+    print("| ---------- | ------------------ | ------- | --------------------------- |")
+    for row in rows:
+        print(
+            f"| {row['parameters']:,} | {row['updates']:,.0f} | {row['log_bytes'] / 1e6:.0f} | "
+            f"{row['serving_s']:.2f} ({row['min_s']:.2f}..{row['max_s']:.2f}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()
