@@ -82,6 +82,18 @@ SHORT = {
         ],
         "not installed",
     ),
+    "server_memory": (
+        ["--workers", "1", "2", "--size", "20000", "--rounds", "1"],
+        "bytes per worker",
+    ),
+    # Ray is looked for where it cannot be.
+    "steps": (["--steps", "100", "--repeats", "1", "--folder", "nowhere"], "not installed"),
+    "stragglers": (
+        [
+            *["--size", "1000", "--job-ms", "2", "--seconds", "0.2", "--repeats", "1"],
+        ],
+        "sum of speeds",
+    ),
     "server_apply": (["--sizes", "1000", "20000", "--repeats", "2"], "GB/s"),
 }
 
