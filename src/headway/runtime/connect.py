@@ -25,10 +25,7 @@ from headway.runtime.chunks import (
     MESSAGE_BYTES,
     Rooms,
     as_chunk,
-    check_vectors,
     chunk_data,
-    fill,
-    inline,
 )
 from headway.runtime.finding import Place, find, why
 from headway.runtime.heartbeats import Heart, Ticker, paced
@@ -37,6 +34,7 @@ from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.rooms import Room, Sizes
 from headway.runtime.security import WorkerTLS, check_worker, metadata
 from headway.runtime.sharing import WorkerShare
+from headway.runtime.vectors import WorkerVectors
 
 __all__ = ["NetworkLink", "fetch_status"]
 
@@ -102,6 +100,8 @@ class NetworkLink:
         self._rooms = Rooms(Sizes(_NOTHING), keep=0)
         self._share: WorkerShare | None = None
         self._max_bytes = MESSAGE_BYTES
+        self._vectors = WorkerVectors()
+        self.traffic = self._vectors.traffic
         self._heart: Heart | None = None
         self._ticker: Ticker | None = None
         self._pace = Pace(_CHUNK_S)
@@ -140,7 +140,8 @@ class NetworkLink:
             ServerLostError: The server has gone.
             ProtocolError: The message is larger than the server takes.
         """
-        header, vector, buffers = parcel
+        header, vector, buffers, encoded = parcel
+        self._vectors.said(header)
         # What comes after the first byte is out is no longer of before.
         over = self._over_with(header)
         rest: Iterator[memoryview] = iter(())
@@ -148,7 +149,8 @@ class NetworkLink:
             self._share.put(header.push.update, vector, buffers)
         elif vector is not None:
             limit = min(INLINE_BYTES, self._pace.num_bytes)
-            rest = inline(header.push.update, *self._prepared(vector, buffers), limit)
+            vector, buffers = self._prepared(vector, buffers)
+            rest = self._vectors.put(header.push.update, vector, buffers, encoded, limit)
         self._put(header.SerializeToString())
         for piece in paced(rest, self._pace):
             self._put(as_chunk(piece))
@@ -190,11 +192,13 @@ class NetworkLink:
         """
         self._sizes = Sizes(layout)
         self._max_bytes = int(welcome.max_message_bytes) or MESSAGE_BYTES
+        self._vectors.attach(welcome, self._sizes)
         self._live(welcome.heartbeat_s, welcome.lease_s)
         if welcome.HasField("pushes"):
             # It looked like the same machine, and is not: then as over any network.
             with suppress(OSError, ValueError):
                 self._share = WorkerShare(layout, welcome)
+                self._vectors.shares()
                 return True
         rooms = Rooms(self._sizes, keep=_ROOMS)
         for room in [rooms.take() for _ in range(2)]:
@@ -237,6 +241,7 @@ class NetworkLink:
         while not self._over.is_set() and not self._closed.is_set():
             with suppress(Full):
                 self._outbox.put(data, timeout=_LOOK_EVERY_S)
+                self.traffic.up_bytes += len(data)
                 return
         raise self._lost(None)
 
@@ -282,6 +287,7 @@ class NetworkLink:
         """The next message that answers no heartbeat."""
         while True:
             data: bytes = next(self._call)
+            self.traffic.down_bytes += len(data)
             heart = self._heart
             if heart is None:
                 return data
@@ -335,6 +341,8 @@ class NetworkLink:
             self._inbox.put(Delivery(receipt))
         if header.HasField("cancel"):
             self._abandon(header.cancel.job)
+        if header.HasField("wait"):
+            self._vectors.waits()
         if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
             return Delivery(header)
         vectors = vectors_of(header)
@@ -342,11 +350,11 @@ class NetworkLink:
             return Delivery(header)
         if self._sizes is None or vectors.HasField("place"):
             raise ProtocolError("a vector lies where none may")
-        check_vectors(vectors, self._rooms.sizes)
+        self._vectors.check(vectors)
         if self._rooms.num_out >= _ROOMS:
             raise ProtocolError("the server sends more models than it was asked for")
         room = self._rooms.take()
-        vector, buffers = fill(room, vectors, self._hear)
+        vector, buffers = self._vectors.fill(room, vectors, self._hear, len(data))
         if header.HasField("receipt"):
             self._answers.append(room)
         elif header.job.look:

@@ -19,6 +19,8 @@ from headway import __version__
 from headway.core import Buffers, ParameterLayout, Receipt, WorkOrder
 from headway.core.errors import ExchangeError, ProtocolError, RefusedError
 from headway.runtime import wire
+from headway.runtime.encoded import Traffic
+from headway.runtime.narrow import Narrow
 from headway.runtime.parcel import Delivery, Parcel, WorkerLink
 
 __all__ = ["Exchange", "Invitation", "Work"]
@@ -89,6 +91,7 @@ class Exchange:
         instance: What tells this process from others; by default drawn.
         machine: What it may share memory with; empty: nothing.
         receipt: Told what became of each update, and the answer where there is one.
+        narrow: What compresses its updates; ``None``: nothing does.
 
     Example::
 
@@ -109,6 +112,7 @@ class Exchange:
         instance: str = "",
         machine: str = "",
         receipt: Callable[[Receipt], None] | None = None,
+        narrow: Narrow | None = None,
     ) -> None:
         self._link = link
         self._worker = worker
@@ -116,6 +120,7 @@ class Exchange:
         self._instance = instance or secrets.token_hex(8)
         self._machine = machine
         self._receipt = receipt
+        self._narrow = narrow
         self._jobs: deque[Work] = deque()
         self._cancelled: set[int] = set()
         self._outstanding: set[int] = set()
@@ -137,6 +142,11 @@ class Exchange:
         """Why the server gave no job when it was asked last; empty where it gave one."""
         return self._told.waiting
 
+    @property
+    def traffic(self) -> Traffic:
+        """What went over the connection."""
+        return self._link.traffic
+
     def join(self, timeout_s: float = _JOIN_S, *, holds: Iterable[int] = ()) -> Invitation:
         """Introduce oneself.
 
@@ -157,6 +167,7 @@ class Exchange:
             instance=self._instance,
             layout=layout,
             machine=self._machine,
+            differences=self._narrow is not None and self._narrow.reads_differences,
             holds=holds,
         )
         self._link.send(Parcel(wire.ToServer(join=join)))
@@ -180,6 +191,14 @@ class Exchange:
         except (ValueError, TypeError, RecursionError) as error:
             raise ProtocolError("the server's welcome cannot be read", got=str(error)) from error
         self._shared = self._link.attach(welcome, layout)
+        if self._narrow is not None:
+            self._narrow.enter(
+                welcome.encodings,
+                layout,
+                str(instructions.get("payload", "")),
+                self._link.traffic,
+                shared=self._shared,
+            )
         return Invitation(welcome.worker, layout, model, instructions, self._shared)
 
     def ask(self) -> None:
@@ -225,6 +244,8 @@ class Exchange:
         while self._jobs and self._told.stop is None:
             work = self._jobs.popleft()
             if work.job not in self._cancelled:
+                if self._narrow is not None:
+                    self._narrow.begins()
                 return work
             self._cancelled.discard(work.job)
             return self.next(timeout_s)
@@ -302,7 +323,10 @@ class Exchange:
             again=again,
         )
         self._outstanding.add(work.job)
-        self._link.send(Parcel(wire.ToServer(push=push), payload, buffers))
+        encoded = None
+        if self._narrow is not None:
+            encoded = self._narrow.encode(work.job, payload, fragment)
+        self._link.send(Parcel(wire.ToServer(push=push), payload, buffers, encoded))
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed in has its receipt: whether it has.
@@ -344,6 +368,9 @@ class Exchange:
             self._jobs.append(_work(delivery))
         elif kind == "receipt":
             self._outstanding.discard(header.receipt.job)
+            if self._narrow is not None:
+                taken = header.receipt.status != "rejected"
+                self._narrow.settled(header.receipt.job, taken=taken)
             if self._receipt is not None:
                 self._receipt(_receipt(delivery))
         elif kind == "cancel":

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ProtocolError, ServerLostError
+from headway.runtime.encoded import SHARED, Traffic
 from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.sharing import ServerShare, WorkerShare
 from headway.runtime.wire import ToServer, ToWorker, Welcome
@@ -53,6 +54,11 @@ class LocalSession:
     def carrier(self) -> str:
         """How its vectors travel."""
         return "shared memory"
+
+    @property
+    def traffic(self) -> Traffic:
+        """Nothing travels."""
+        return Traffic(encoding=SHARED, pulls=SHARED)
 
     def send(
         self, header: ToWorker, vector: Tensor | None = None, buffers: Buffers | None = None
@@ -117,6 +123,7 @@ class LocalLink:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._share: WorkerShare | None = None
+        self.traffic = Traffic(encoding=SHARED, pulls=SHARED)
 
     def send(self, parcel: Parcel) -> None:
         """Send a message; its vector is copied to where the server reads it.

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
+from headway.runtime.encoded import Traffic
+
 if TYPE_CHECKING:
     from headway.core import Receipt
     from headway.runtime.parcel import Session
@@ -33,6 +35,7 @@ class Member:
         staleness: Of its recent updates, in versions.
         left: Why it is not here: ``"left"`` or ``"lost"``.
         carrier: How its vectors travel: ``"shared memory"`` or ``"inline"``.
+        traffic: What it has sent and was sent, over all its connections.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Member:
     staleness: float = 0.0
     left: str = ""
     carrier: str = ""
+    traffic: Traffic = field(default_factory=Traffic)
 
     def note(self, receipt: Receipt) -> None:
         """Count a receipt.
@@ -73,6 +77,7 @@ class Member:
             "name": self.name,
             "state": state,
             "carrier": self.carrier,
+            **self.traffic.describe(),
             "jobs": len(self.jobs),
             "updates": self.counts["updates"],
             "applied": self.counts["applied"],
@@ -120,6 +125,8 @@ class Members:
             member = Member(name, len(self.by_name), instance, session, now, now)
             self.by_name[name] = member
         member.instance, member.session = instance, session
+        before, member.traffic = member.traffic, session.traffic
+        member.traffic.add(before)
         member.joined_s = member.seen_s = now
         member.asking, member.left = 0, ""
         self.here[session] = member

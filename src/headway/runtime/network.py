@@ -8,40 +8,42 @@ holds up nobody else.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, final
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from headway.core import Buffers, ParameterLayout
-from headway.core.errors import ConfigurationError, HeadwayError, ProtocolError
+from headway.core.errors import HeadwayError, ProtocolError
 from headway.runtime import wire
 from headway.runtime.chunks import (
     INLINE_BYTES,
     MESSAGE_BYTES,
     Rooms,
     as_chunk,
-    check_vectors,
     chunk_data,
-    fill,
-    inline,
 )
+from headway.runtime.compression import KINDS
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker, Vital, paced
 from headway.runtime.leases import Pace
+from headway.runtime.listening import address_of, check_port, listen
 from headway.runtime.parcel import Parcel, vectors_of
 from headway.runtime.rooms import Sizes
 from headway.runtime.security import ServerTLS, check_server, is_authorised
 from headway.runtime.segments import machine
 from headway.runtime.sharing import ServerShare
 from headway.runtime.timeouts import Timeouts
+from headway.runtime.vectors import Offer, ServerVectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from headway.runtime.compression import Codec
     from headway.runtime.hub import Hub
     from headway.runtime.segments import Segments
 
@@ -87,6 +89,9 @@ class NetworkServer:
         status: Makes the JSON that :func:`headway.runtime.connect.fetch_status` asks for; called by
             a thread of its own.
         timeouts: When a silent worker is lost.
+        compression: The kinds of codecs that are read; empty: none.
+        pulls: How models go to workers that compress: a codec of their differences, ``"exact"``,
+            or ``None``: whole.
 
     Raises:
         ConfigurationError: Without TLS it listens to its own machine only.
@@ -109,6 +114,8 @@ class NetworkServer:
         max_workers: int = 256,
         status: Callable[[], str] | None = None,
         timeouts: Timeouts = _USUAL,
+        compression: Collection[str] = KINDS,
+        pulls: Codec | Literal["exact"] | None = "exact",
     ) -> None:
         check_server(host, security, token, insecure=insecure)
         self.hub = hub
@@ -116,8 +123,9 @@ class NetworkServer:
         self.segments = segments
         self.timeouts = timeouts
         self.rooms = Rooms(Sizes(layout))
+        self.offer = Offer(self.rooms.sizes, compression, pulls)
         self._host = host.strip("[]")
-        self._port = _check_port(port)
+        self._port = check_port(port)
         self._security = security
         self._token = token
         self._max_workers = max_workers
@@ -131,7 +139,7 @@ class NetworkServer:
     @property
     def address(self) -> str:
         """Where it listens: ``"host:port"``."""
-        return _address(self._host, self._port)
+        return address_of(self._host, self._port)
 
     def start(self) -> None:
         """Listen.
@@ -148,7 +156,7 @@ class NetworkServer:
         }
         handler = grpc.method_handlers_generic_handler("headway.v1.Exchange", handlers)
         server.add_generic_rpc_handlers((handler,))
-        self._port = self._bind(server)
+        self._port = listen(server, self._host, self._port, self._security)
         server.start()
         self._server = server
         self._ticker = Ticker(self._look, LOOK_EVERY_S, "headway-leases")
@@ -170,25 +178,6 @@ class NetworkServer:
         if self._server is not None:
             self._server.stop(within_s).wait()
             self._server = None
-
-    def _bind(self, server: grpc.Server) -> int:
-        place, problem = self.address, ""
-        try:
-            if self._security is None:
-                port = server.add_insecure_port(place)
-            else:
-                port = server.add_secure_port(place, self._security.credentials())
-        except RuntimeError as error:
-            port, problem = 0, str(error)
-        if port:
-            return int(port)
-        raise HeadwayError(
-            "the server cannot listen there",
-            where=place,
-            got=problem or None,
-            help="perhaps something else listens at this port, this machine has no such address, "
-            "or the certificate and its key do not belong together; port 0 is any free port",
-        )
 
     # --- what gRPC calls
 
@@ -266,6 +255,8 @@ class NetworkSession:
         self._same_machine = False
         self._joined = False
         self._closed = False
+        self._vectors = ServerVectors(server.offer)
+        self.traffic = self._vectors.traffic
         self._letters: SimpleQueue[_Letter | None] = SimpleQueue()
         self._untaken = threading.Semaphore(_UNTAKEN)
         self._pace = Pace(server.timeouts.heartbeat_s)
@@ -310,6 +301,7 @@ class NetworkSession:
             header: The message.
         """
         header.welcome.max_message_bytes = MESSAGE_BYTES
+        self._vectors.welcome(header.welcome)
         header.welcome.heartbeat_s = self._server.timeouts.heartbeat_s
         header.welcome.lease_s = self._server.timeouts.lease_s
         if self._same_machine and self._server.segments is not None:
@@ -353,6 +345,7 @@ class NetworkSession:
             self._hub.gone(self)
         finally:
             self._closed = True
+            self._vectors.close()
             self._server.forget(self)
 
     def _with_what_follows(self, receipt: _Letter) -> Iterator[bytes]:
@@ -373,10 +366,22 @@ class NetworkSession:
             yield from self._messages(after)
 
     def _messages(self, letter: _Letter) -> Iterator[bytes]:
-        pieces = _pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
-        yield letter.header.SerializeToString()
+        pieces = self._pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
+        data = letter.header.SerializeToString()
+        self.traffic.down_bytes += len(data)
+        yield data
         for piece in paced(pieces, self._pace):
-            yield as_chunk(piece)
+            data = as_chunk(piece)
+            self.traffic.down_bytes += len(data)
+            yield data
+
+    def _pieces(self, letter: _Letter, limit: int) -> Iterator[memoryview]:
+        header, vector, buffers = letter
+        if vector is None:
+            return iter(())
+        if buffers is not None:
+            buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
+        return self._vectors.put(header, vector.detach().cpu(), buffers, limit)
 
     def look(self) -> None:
         """Let the worker go if it was silent for too long. For the thread that looks at leases."""
@@ -390,6 +395,7 @@ class NetworkSession:
         """The next message that is no heartbeat."""
         while True:
             data = next(requests)
+            self.traffic.up_bytes += len(data)
             self._vital.heard()
             if not self._joined or data[:1] != _BEAT:
                 return data
@@ -431,20 +437,24 @@ class NetworkSession:
         vector, buffers, room = None, None, None
         if kind == "join":
             self._same_machine = header.join.machine == machine() != ""
+            self._vectors.joins(header.join)
         elif not self._joined:
             raise ProtocolError("a worker joins before it says anything else", got=str(kind))
         elif kind == "ask":
             self._shares = header.ask.shared and self._share is not None
+            if self._shares:
+                self._vectors.shares()
         elif kind == "push" and header.push.update.HasField("place"):
             vector, buffers = self._shared_update(header.push)
         elif kind == "push":
-            check_vectors(header.push.update, self._server.rooms.sizes)
+            self._vectors.check(header.push.update)
             room = self._server.rooms.take() if header.push.update.num_values else None
         # Only now is there a room to give back.
         try:
             if room is not None:
                 self._vital.in_message = True
-                vector, buffers = fill(room, header.push.update, lambda: self._hear(requests))
+                hear = partial(self._hear, requests)
+                vector, buffers = self._vectors.fill(room, header.push.update, hear)
                 self._vital.in_message = False
             self._wait_for_the_hub()
         except BaseException:
@@ -459,6 +469,7 @@ class NetworkSession:
             raise ProtocolError("a vector in memory that is not shared")
         # Who writes there has mapped it.
         self._shares = True
+        self._vectors.shares()
         share.ended(push.job)
         return share.take(push.update)
 
@@ -473,22 +484,3 @@ class NetworkSession:
         self._untaken.release()
         if room is not None:
             self._server.rooms.give(room)
-
-
-def _pieces(letter: _Letter, limit: int) -> Iterator[memoryview]:
-    header, vector, buffers = letter
-    if vector is None:
-        return iter(())
-    if buffers is not None:
-        buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
-    return inline(vectors_of(header), vector.detach().cpu(), buffers, limit)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _check_port(port: int) -> int:
-    if 0 <= port <= 65535:
-        return port
-    raise ConfigurationError("this is no port", got=port, expected="0 to 65535")

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from headway.core import Buffers, ParameterLayout
+from headway.runtime.encoded import Traffic
+from headway.runtime.narrow import Encoded
 from headway.runtime.wire import ToServer, ToWorker, Vectors, Welcome
 
 __all__ = ["Delivery", "Parcel", "Session", "WorkerLink", "vectors_of"]
@@ -19,11 +21,13 @@ class Parcel(NamedTuple):
         header: The message.
         vector: Its vector, flat, where it has one.
         buffers: The buffers with it.
+        encoded: What is sent in place of the vector; ``None``: itself.
     """
 
     header: ToServer
     vector: Tensor | None = None
     buffers: Buffers | None = None
+    encoded: Encoded | None = None
 
 
 class Delivery(NamedTuple):
@@ -47,6 +51,11 @@ class Session(Protocol):
     @property
     def carrier(self) -> str:
         """How its vectors travel: ``"shared memory"`` or ``"inline"``."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over its connection."""
         ...
 
     def send(
@@ -76,6 +85,11 @@ class Session(Protocol):
 
 class WorkerLink(Protocol):
     """The connection to a server, as the worker sees it. For one thread, but for :meth:`close`."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it."""
+        ...
 
     def send(self, parcel: Parcel) -> None:
         """Send a message.

@@ -62,6 +62,9 @@ class History:
         waited_s: Seconds in which it had no job.
         wall_time_s: Seconds in all.
         stopped: Why the training ended before its data did; empty where it did not.
+        encoding: How its updates were compressed, and why so; empty: that was not decided.
+        traffic: Bytes up and down, as they travelled and before compression (``"raw"``); how models
+            came.
     """
 
     worker: str = ""
@@ -76,6 +79,8 @@ class History:
     waited_s: float = 0.0
     wall_time_s: float = 0.0
     stopped: str = ""
+    encoding: str = ""
+    traffic: dict[str, Any] = field(default_factory=dict)
 
     @property
     def samples_per_s(self) -> float:
@@ -135,6 +140,8 @@ class History:
             "wall_time_s": self.wall_time_s,
             "samples_per_s": self.samples_per_s,
             "stopped": self.stopped,
+            "encoding": self.encoding,
+            "traffic": dict(self.traffic),
         }
 
     def __repr__(self) -> str:
@@ -155,6 +162,8 @@ class History:
             ("waited", text.seconds(self.waited_s)),
             ("wall time", text.seconds(self.wall_time_s)),
         ]
+        if self.traffic and not self.encoding.startswith("none"):
+            pairs += [("compression", self.encoding), ("bytes", self._bytes_text())]
         why = [
             f"{key.partition(':')[2]} {count:,}"
             for key, count in sorted(self.receipts.items())
@@ -165,6 +174,13 @@ class History:
         if self.stopped:
             pairs.append(("ended by", self.stopped))
         return "\n".join([f"{self.worker} on {self.device}", *text.pairs(pairs)])
+
+    def _bytes_text(self) -> str:
+        told = self.traffic
+        return (
+            f"{told['bytes_up']:,} up for {told['bytes_up_raw']:,}, "
+            f"{told['bytes_down']:,} down for {told['bytes_down_raw']:,}"
+        )
 
     def _staleness_text(self) -> str:
         if not self.staleness:

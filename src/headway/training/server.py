@@ -27,7 +27,9 @@ from headway.core.errors import (
 )
 from headway.core.scheduler import FirstCome
 from headway.models import describe
+from headway.runtime.compression import KINDS
 from headway.runtime.hub import Hub
+from headway.runtime.narrow import check_offer
 from headway.runtime.network import NetworkServer
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory
@@ -44,6 +46,7 @@ from headway.training.saving import Keeper
 if TYPE_CHECKING:
     from headway.algorithms.transforms import OptimizerFactory
     from headway.observe import Result
+    from headway.runtime.compression import Codec
     from headway.runtime.security import ServerTLS
 
 __all__ = ["ParameterServer"]
@@ -96,6 +99,11 @@ class ParameterServer:
         insecure: Whether it may listen to the network without TLS.
         shared_memory: Whether workers of this machine get the model through memory that they share
             with the server, instead of through the connection.
+        compression: What workers may compress their updates with, of ``"none"``, ``"bf16"``,
+            ``"int8"`` and ``"topk"``; ``()``: nothing. A worker chooses.
+        pulls: How models go to workers that compress: ``"exact"``: as lossless differences to what
+            each was sent before, where that is shorter; a value of :mod:`headway.compression`:
+            differences written so; ``None``: whole.
         max_workers: How many may be connected at the same time, at least 1.
         drain_s: How long :meth:`stop` waits for workers to hand in what they are at, in seconds.
         seed: Of the model's initial values, where ``model`` makes them, and of all that the server
@@ -136,6 +144,8 @@ class ParameterServer:
         token: str | None = None,
         insecure: bool = False,
         shared_memory: bool = True,
+        compression: Sequence[str] = KINDS,
+        pulls: Codec | Literal["exact"] | None = "exact",
         max_workers: int = 256,
         drain_s: float = 5.0,
         seed: int = 0,
@@ -176,6 +186,7 @@ class ParameterServer:
         self._durability: Durability = durability
         self._folder = folder
         self._seed = seed
+        self._offer = check_offer(compression, pulls)
         self._place = (host, port, tls, token, insecure, max_workers)
         self._description, why_not = self._described()
         self._instructions = {
@@ -244,6 +255,9 @@ class ParameterServer:
             token=token,
             insecure=insecure,
             max_workers=max_workers,
+            compression=self._offer[0],
+            # A torn model is another one at the second look.
+            pulls=self._offer[1] if self._consistent else None,
             status=lambda: json.dumps(self.status()),
         )
         self._network = network

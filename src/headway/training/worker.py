@@ -18,6 +18,7 @@ from headway.core.errors import ConfigurationError, ExchangeError, ProtocolError
 from headway.models import build
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange, Invitation
+from headway.runtime.narrow import Narrow, read_compression
 from headway.runtime.segments import machine
 from headway.task.evaluation import choose_metrics
 from headway.task.given_optimizer import read_optimizer
@@ -32,6 +33,7 @@ from headway.training.original import make_module
 from headway.training.visit import Diary, Visit
 
 if TYPE_CHECKING:
+    from headway.runtime.compression import Codec
     from headway.runtime.parcel import WorkerLink
     from headway.runtime.security import WorkerTLS
 
@@ -79,6 +81,12 @@ class AsyncWorker:
         insecure: Whether the token may travel without TLS.
         shared_memory: Whether vectors travel through shared memory where the server is on this
             machine.
+        compression: How updates are written, with error feedback: a value of
+            :mod:`headway.compression`, a list of which the first that the server reads is taken,
+            one of the names ``"none"``, ``"bf16"``, ``"int8"`` and ``"topk"`` (6 % of the elements,
+            as int8), or ``"auto"``: as the link needs, which is measured. ``None``: as they are. A
+            worker that compresses gets models as differences too. Nothing is compressed in shared
+            memory.
         connect_timeout_s: How long to wait for a server that does not listen yet, in seconds.
 
     Raises:
@@ -115,6 +123,7 @@ class AsyncWorker:
         token: str | None = None,
         insecure: bool = False,
         shared_memory: bool = True,
+        compression: Codec | list[Codec] | str | None = None,
         connect_timeout_s: float = 10.0,
     ) -> None:
         check_count("local_batch_size", local_batch_size)
@@ -137,6 +146,7 @@ class AsyncWorker:
         self._local_epochs = local_epochs
         self._prefetch = prefetch
         self._machine = machine() if shared_memory else ""
+        self._narrow = Narrow(read_compression(compression))
         self._instance = secrets.token_hex(8)
         self._timeout_s = connect_timeout_s
         self._dial: Callable[[float], WorkerLink] = lambda timeout_s: NetworkLink(
@@ -218,7 +228,9 @@ class AsyncWorker:
             for learner in learners:
                 learner.receipt(told)
 
-        exchange, invitation = self._join(self._timeout_s, receipt)
+        # What the last training sent and heard nothing of.
+        self._narrow.lost()
+        exchange, invitation = self._join(self._timeout_s, receipt, self._narrow)
         try:
             history.worker = self.name
             told, replica = self._enter(invitation)
@@ -256,6 +268,8 @@ class AsyncWorker:
             history.stopped = exchange.stopped
         finally:
             diary.close()
+            history.encoding = f"{self._narrow!r}"
+            history.traffic = exchange.traffic.describe()
             exchange.leave()
         return history
 
@@ -321,7 +335,10 @@ class AsyncWorker:
     # --- the server
 
     def _join(
-        self, timeout_s: float, receipt: Callable[[Any], None] | None = None
+        self,
+        timeout_s: float,
+        receipt: Callable[[Any], None] | None = None,
+        narrow: Narrow | None = None,
     ) -> tuple[Exchange, Invitation]:
         link = self._dial(timeout_s)
         exchange = Exchange(
@@ -331,6 +348,7 @@ class AsyncWorker:
             instance=self._instance,
             machine=self._machine,
             receipt=receipt,
+            narrow=narrow,
         )
         try:
             invitation = exchange.join()

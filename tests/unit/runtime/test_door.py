@@ -11,6 +11,7 @@ from headway import __version__
 from headway.core import ParameterLayout, Receipt
 from headway.runtime import wire
 from headway.runtime.deals import Deals, Given
+from headway.runtime.encoded import Traffic
 from headway.runtime.members import Members
 from headway.runtime.porter import Porter
 
@@ -67,6 +68,9 @@ class Nobody:
     """A connection that goes nowhere."""
 
     carrier = "inline"
+
+    def __init__(self):
+        self.traffic = Traffic()
 
 
 def people(*names):
