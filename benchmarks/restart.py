@@ -37,23 +37,30 @@ def _served(folder: Path, size: int) -> headway.ParameterServer:
     )
 
 
-def _drive(server: headway.ParameterServer, size: int, until_s: float) -> int:
-    """Push until making the calls again is estimated to take so long: how many pushes."""
+def _crashed(
+    server: headway.ParameterServer, size: int, until_s: float, live: Path, copy: Path
+) -> tuple[int, int]:
+    """Push until making the calls again is estimated to take so long, and copy the files then.
+
+    How many pushes, and how many bytes of log.
+    """
     hub, keeper = server._running()[0], server._keeper
     assert keeper is not None
-    payload, count = torch.full((size,), 1e-6), 0
+    payload = torch.full((size,), 1e-6)
 
-    def drive() -> None:
-        nonlocal count
+    def drive() -> tuple[int, int]:
+        count = 0
         while keeper.describe(hub)["log"]["replay_s"] < until_s:
             ticket = hub.doors.checkout("w", hub.now)
             assert isinstance(ticket, Checkout)
             hub.doors.submit(Update(payload, ticket.version, "w", ticket.job), hub.now)
             count += 1
+        num_bytes = keeper.describe(hub)["log"]["bytes_since_checkpoint"]
+        shutil.copytree(live, copy)
+        return count, num_bytes
 
     # In the hub's thread, which writes no checkpoint meanwhile.
-    hub.call(drive)
-    return count
+    return hub.call(drive)
 
 
 def measure(size: int, until_s: float) -> dict[str, Any]:
@@ -66,9 +73,7 @@ def measure(size: int, until_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         live, copy = Path(place) / "live", Path(place) / "copy"
         server = _served(live, size).start()
-        updates = _drive(server, size, until_s)
-        num_bytes = server.status()["log"]["bytes_since_checkpoint"]
-        shutil.copytree(live, copy)
+        updates, num_bytes = _crashed(server, size, until_s, live, copy)
         server.stop()
         shutil.rmtree(live)
         began = time.perf_counter()
@@ -109,11 +114,12 @@ def main() -> None:
     if told.json:
         print(json.dumps(rows))
         return
+    print(f"torch {torch.__version__}, {told.runs} runs\n")
     print("| parameters | updates in the log | log, MB | serving after, s (min..max) |")
     print("| ---------- | ------------------ | ------- | --------------------------- |")
     for row in rows:
         print(
-            f"| {row['parameters']:,} | {row['updates']:,.0f} | {row['log_bytes'] / 1e6:.0f} | "
+            f"| {row['parameters']:,.0f} | {row['updates']:,.0f} | {row['log_bytes'] / 1e6:.0f} | "
             f"{row['serving_s']:.2f} ({row['min_s']:.2f}..{row['max_s']:.2f}) |"
         )
 

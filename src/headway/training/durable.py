@@ -34,7 +34,7 @@ _REPLAY_S: Final = 2.0
 """How long making the calls of the log again may take; the start, and reading the checkpoint, come
 on top of it."""
 _CALL_S: Final = 60e-6
-_BYTES_A_SECOND: Final = 500e6
+_BYTES_A_SECOND: Final = 250e6
 _AGAIN_S: Final = 1.0
 _KEEP: Final = 2
 

@@ -87,6 +87,7 @@ SHORT = {
         "bytes per worker",
     ),
     # Ray is looked for where it cannot be.
+    "restart": (["--sizes", "10", "--runs", "1", "--until-s", "0.01"], "serving after"),
     "steps": (["--steps", "100", "--repeats", "1", "--folder", "nowhere"], "not installed"),
     "stragglers": (
         [
