@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headway.runtime import compression
     from headway.runtime.processes import Processes
     from headway.runtime.security import ServerTLS, WorkerTLS
+    from headway.runtime.timeouts import Retry, Timeouts
     from headway.simulation import (
         BusyServer,
         Comparison,
@@ -53,10 +54,12 @@ __all__ = [
     "ParameterServer",
     "Processes",
     "Result",
+    "Retry",
     "Server",
     "ServerTLS",
     "SimulatedStaleness",
     "Task",
+    "Timeouts",
     "Update",
     "WorkerTLS",
     "__version__",
@@ -88,11 +91,13 @@ _HOME = {
     "LocalTraining": "headway.task:LocalTraining",
     "ParameterServer": "headway.training.server:ParameterServer",
     "Processes": "headway.runtime.processes:Processes",
+    "Retry": "headway.runtime.timeouts:Retry",
     "Result": "headway.simulation:Result",
     "Server": "headway.core:Server",
     "ServerTLS": "headway.runtime.security:ServerTLS",
     "SimulatedStaleness": "headway.simulation:SimulatedStaleness",
     "Task": "headway.task:Task",
+    "Timeouts": "headway.runtime.timeouts:Timeouts",
     "Update": "headway.core:Update",
     "WorkerTLS": "headway.runtime.security:WorkerTLS",
     "algorithms": "headway.algorithms",

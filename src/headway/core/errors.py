@@ -187,7 +187,13 @@ class StateError(HeadwayError):
 
 
 class ExchangeError(HeadwayError, ConnectionError):
-    """What goes wrong between a server and a worker."""
+    """What goes wrong between a server and a worker.
+
+    Attributes:
+        code: The server's word for it, for programs; empty: it said none.
+    """
+
+    code: str = ""
 
 
 class RefusedError(ExchangeError):

@@ -76,6 +76,7 @@ class NetworkLink:
         token: What the server wants to be shown; ``None``: nothing.
         insecure: Whether the token may travel without protection.
         connect_timeout_s: How long to wait for a server that does not listen yet, in seconds.
+        once: Whether one that does not listen yet is lost at once.
 
     Raises:
         ConfigurationError: The address is none, or the token would travel in the open.
@@ -91,6 +92,7 @@ class NetworkLink:
         token: str | None = None,
         insecure: bool = False,
         connect_timeout_s: float = 10.0,
+        once: bool = False,
     ) -> None:
         place = Place.of(address)
         check_worker(place.host, security, token, insecure=insecure)
@@ -117,7 +119,7 @@ class NetworkLink:
         self._closed = threading.Event()
         self._over = threading.Event()
         self._ready = threading.Event()
-        self._channel = _open(place, security, connect_timeout_s)
+        self._channel = _open(place, security, connect_timeout_s, once=once)
         self._call: Any = self._channel.stream_stream(_WORK)(
             self._requests(), metadata=metadata(token)
         )
@@ -465,10 +467,10 @@ def fetch_status(
         channel.close()
 
 
-def _open(place: Place, security: WorkerTLS | None, timeout_s: float) -> Any:
+def _open(place: Place, security: WorkerTLS | None, timeout_s: float, *, once: bool = False) -> Any:
     options: list[tuple[str, Any]] = list(_OPTIONS)
     credentials: Any = None if security is None else security.credentials()
-    find(place, timeout_s)
+    find(place, timeout_s, once=once)
     if security is None:
         return grpc.insecure_channel(str(place), options=options)
     if security.server_name is not None:

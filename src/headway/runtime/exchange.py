@@ -17,11 +17,12 @@ from torch import Tensor
 
 from headway import __version__
 from headway.core import Buffers, ParameterLayout, Receipt, WorkOrder
-from headway.core.errors import ExchangeError, ProtocolError, RefusedError
+from headway.core.errors import ExchangeError, ProtocolError, RefusedError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
 from headway.runtime.narrow import Narrow
 from headway.runtime.parcel import Delivery, Parcel, WorkerLink
+from headway.runtime.pending import Pending
 
 __all__ = ["Exchange", "Invitation", "Work"]
 
@@ -92,6 +93,7 @@ class Exchange:
         machine: What it may share memory with; empty: nothing.
         receipt: Told what became of each update, and the answer where there is one.
         narrow: What compresses its updates; ``None``: nothing does.
+        keeps: Whether pushes are kept until their receipt, so that :meth:`resume` can send them.
 
     Example::
 
@@ -113,6 +115,7 @@ class Exchange:
         machine: str = "",
         receipt: Callable[[Receipt], None] | None = None,
         narrow: Narrow | None = None,
+        keeps: bool = False,
     ) -> None:
         self._link = link
         self._worker = worker
@@ -123,7 +126,10 @@ class Exchange:
         self._narrow = narrow
         self._jobs: deque[Work] = deque()
         self._cancelled: set[int] = set()
-        self._outstanding: set[int] = set()
+        self._outstanding = Pending(keeps=keeps)
+        # The job that the worker is at, and how many it has asked for and was not given.
+        self._in_hand: int | None = None
+        self._due = 0
         self._told = _Told()
         self._shared = False
 
@@ -190,6 +196,7 @@ class Exchange:
             instructions = dict(json.loads(welcome.instructions))
         except (ValueError, TypeError, RecursionError) as error:
             raise ProtocolError("the server's welcome cannot be read", got=str(error)) from error
+        self._worker = welcome.worker
         self._shared = self._link.attach(welcome, layout)
         if self._narrow is not None:
             self._narrow.enter(
@@ -201,12 +208,49 @@ class Exchange:
             )
         return Invitation(welcome.worker, layout, model, instructions, self._shared)
 
+    def forget_name(self) -> None:
+        """The next time that it joins, the server chooses its name."""
+        self._worker = ""
+
+    def resume(self, link: WorkerLink, timeout_s: float = _JOIN_S) -> Invitation:
+        """Go on over a new connection, also with a server that was started anew.
+
+        What has no receipt is handed in again, and is applied once. The job that the worker is at
+        stays with it; jobs that it has not begun are dropped, and asked for again.
+
+        Args:
+            link: It. The one before is closed.
+            timeout_s: How long to wait for the answer to each question, in seconds.
+
+        Raises:
+            RefusedError: The server does not let this worker in.
+            ServerLostError: It has gone again; this may be repeated.
+        """
+        self._link.close()
+        self._link = link
+        self._jobs.clear()
+        self._cancelled.clear()
+        self._told = _Told()
+        holds = [*self._outstanding.jobs, *([] if self._in_hand is None else [self._in_hand])]
+        invitation = self.join(timeout_s, holds=holds)
+        for parcel in self._outstanding.again():
+            self._link.send(parcel)
+        due = self._due if self._in_hand is not None else max(1, self._due)
+        self._due = 0
+        try:
+            for _ in range(due):
+                self.ask()
+        finally:
+            self._due = due
+        return invitation
+
     def ask(self) -> None:
         """Ask for a job. Asked twice, the next job is here while the first is worked on.
 
         Raises:
             ServerLostError: The server has gone.
         """
+        self._due += 1
         self._link.send(Parcel(wire.ToServer(ask=wire.Ask(shared=self._shared))))
 
     def look(self, timeout_s: float | None = None) -> Work | None:
@@ -246,6 +290,7 @@ class Exchange:
             if work.job not in self._cancelled:
                 if self._narrow is not None:
                     self._narrow.begins()
+                self._in_hand, self._due = work.job, max(0, self._due - 1)
                 return work
             self._cancelled.discard(work.job)
             return self.next(timeout_s)
@@ -311,6 +356,7 @@ class Exchange:
         self.settle()
         if work.job in self._cancelled:
             self._cancelled.discard(work.job)
+            self._in_hand = None
             return
         push = wire.Push(
             job=work.job,
@@ -322,11 +368,13 @@ class Exchange:
             metrics=metrics,
             again=again,
         )
-        self._outstanding.add(work.job)
         encoded = None
         if self._narrow is not None:
             encoded = self._narrow.encode(work.job, payload, fragment)
-        self._link.send(Parcel(wire.ToServer(push=push), payload, buffers, encoded))
+        parcel = Parcel(wire.ToServer(push=push), payload, buffers, encoded)
+        self._in_hand, self._due = None, self._due + again
+        self._outstanding.add(work.job, parcel)
+        self._link.send(parcel)
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed in has its receipt: whether it has.
@@ -367,7 +415,7 @@ class Exchange:
             self._told.waiting = ""
             self._jobs.append(_work(delivery))
         elif kind == "receipt":
-            self._outstanding.discard(header.receipt.job)
+            self._outstanding.done(header.receipt.job)
             if self._narrow is not None:
                 taken = header.receipt.status != "rejected"
                 self._narrow.settled(header.receipt.job, taken=taken)
@@ -375,12 +423,14 @@ class Exchange:
                 self._receipt(_receipt(delivery))
         elif kind == "cancel":
             self._cancelled.add(header.cancel.job)
+            # Another comes in its place, without being asked for.
+            self._due += header.cancel.job == self._in_hand
         elif kind == "wait":
             self._told.waiting = header.wait.reason
         elif kind == "stop":
             self._told.stop, self._told.drain = header.stop.reason, header.stop.drain
         elif kind == "refused":
-            raise _refused(header.refused)
+            raise _gone_for_good(header.refused)
         else:
             raise ProtocolError("the server may not say this now", got=str(kind))
         return True
@@ -418,4 +468,14 @@ def _receipt(delivery: Delivery) -> Receipt:
 def _refused(refused: wire.Refused) -> RefusedError:
     error = RefusedError(refused.message or refused.code, help=refused.help or None)
     error.add_note(f"code: {refused.code}")
+    error.code = refused.code
+    return error
+
+
+def _gone_for_good(refused: wire.Refused) -> ExchangeError:
+    """What a worker that was in is told: it did wrong, or the server has failed."""
+    if refused.code != "failed":
+        return _refused(refused)
+    error = ServerLostError(refused.message, help=refused.help or None)
+    error.code = refused.code
     return error

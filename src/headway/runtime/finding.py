@@ -12,7 +12,7 @@ from headway.core.errors import ConfigurationError, ServerLostError
 if TYPE_CHECKING:
     from headway.runtime.security import WorkerTLS
 
-__all__ = ["Place", "find", "why"]
+__all__ = ["Place", "find", "why", "with_port"]
 
 _AGAIN_S: Final = 0.1
 _LOOK_S: Final = 2.0
@@ -59,12 +59,13 @@ class Place(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def find(place: Place, timeout_s: float) -> None:
+def find(place: Place, timeout_s: float, *, once: bool = False) -> None:
     """Wait until something listens there.
 
     Args:
         place: Where.
         timeout_s: How long, in seconds.
+        once: Whether to try only once.
 
     Raises:
         ServerLostError: Nothing does; it says why.
@@ -86,7 +87,7 @@ def find(place: Place, timeout_s: float) -> None:
             problem, message = error, "nobody listens there"
             help = "start the server first, and check the port; a server that other machines shall "
             help += "reach listens to the network: host='0.0.0.0' (--host 0.0.0.0)"
-        if time.monotonic() + _AGAIN_S >= until:
+        if once or time.monotonic() + _AGAIN_S >= until:
             got = problem.strerror or str(problem) or None
             raise ServerLostError(message, where=str(place), got=got, help=help) from problem
         time.sleep(_AGAIN_S)
@@ -126,6 +127,33 @@ def why(place: Place, code: str, details: str, security: WorkerTLS | None) -> tu
             "server with client_ca (--ca) wants a worker with certificate and key",
         )
     return "what listens there is no Headway server, or it is about to end", "check the port"
+
+
+def with_port(address: str, port: int) -> str:
+    """An address as a user gives it, with its port.
+
+    Args:
+        address: ``"host:port"``, or ``"host"``.
+        port: Where it names none.
+
+    Raises:
+        ConfigurationError: It is not text.
+    """
+    given: object = address
+    if not isinstance(given, str) or not given:
+        raise ConfigurationError(
+            "a server's address is text",
+            where="AsyncWorker(server_address=...)",
+            got=repr(given),
+            expected='"host:port", or "host"',
+        )
+    head, colon, tail = address.rpartition(":")
+    bare_v6 = address.count(":") > 1 and not address.startswith("[")
+    if bare_v6:
+        return f"[{address}]:{port}"
+    if colon and (tail.isdigit() or not head):
+        return address
+    return address if colon and not address.endswith("]") else f"{address}:{port}"
 
 
 def _speaks_tls(place: Place) -> bool:

@@ -233,8 +233,7 @@ class Hub:
     def _end(self) -> None:
         self.patience.drop()
         self.outbox.close()
-        for session in list(self.members.here):
-            session.close()
+        self.members.close(self.error)
         self._deals.leave(self.tally, self.now)
         if self.error is None:
             try:

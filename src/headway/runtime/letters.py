@@ -9,7 +9,7 @@ from headway.core.errors import ProtocolError
 from headway.runtime import wire
 from headway.runtime.parcel import Parcel
 
-__all__ = ["job_letter", "read_update", "receipt_letter", "refused_letter"]
+__all__ = ["failed_letter", "job_letter", "read_update", "receipt_letter", "refused_letter"]
 
 _METRICS: Final = 256
 _NAME: Final = 128
@@ -96,3 +96,17 @@ def refused_letter(code: str, message: str, help: str = "") -> wire.ToWorker:
     # JSON can spell characters that no message can carry.
     told = told.encode("utf-8", "backslashreplace").decode()
     return wire.ToWorker(refused=wire.Refused(code=code, message=told, help=help))
+
+
+def failed_letter(error: BaseException) -> wire.ToWorker:
+    """What workers are told by a server that cannot go on: not to try again.
+
+    Args:
+        error: What ended it.
+    """
+    refused = wire.Refused(
+        code="failed",
+        message=f"the server has failed: {type(error).__name__}",
+        help="its own messages say why",
+    )
+    return wire.ToWorker(refused=refused)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from headway.runtime.encoded import Traffic
+from headway.runtime.letters import failed_letter
 
 if TYPE_CHECKING:
     from headway.core import Receipt
@@ -132,6 +133,17 @@ class Members:
         self.here[session] = member
         self.num_joins += 1
         return member
+
+    def close(self, error: BaseException | None) -> None:
+        """Let all go.
+
+        Args:
+            error: What has ended the server, which they are told; ``None``: nothing has.
+        """
+        for session in list(self.here):
+            if error is not None:
+                session.send(failed_letter(error))
+            session.close()
 
     def leave(self, member: Member, why: str) -> None:
         """It is no longer here.

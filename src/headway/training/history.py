@@ -59,6 +59,7 @@ class History:
         examples: Examples in all.
         updates: Updates that were handed in.
         version: The newest version that the worker has heard of.
+        reconnects: How often it found a server again that it had lost.
         waited_s: Seconds in which it had no job.
         wall_time_s: Seconds in all.
         stopped: Why the training ended before its data did; empty where it did not.
@@ -76,6 +77,7 @@ class History:
     examples: int = 0
     updates: int = 0
     version: int = 0
+    reconnects: int = 0
     waited_s: float = 0.0
     wall_time_s: float = 0.0
     stopped: str = ""
@@ -136,6 +138,7 @@ class History:
             "examples": self.examples,
             "updates": self.updates,
             "version": self.version,
+            "reconnects": self.reconnects,
             "waited_s": self.waited_s,
             "wall_time_s": self.wall_time_s,
             "samples_per_s": self.samples_per_s,
@@ -171,6 +174,8 @@ class History:
         ]
         if why:
             pairs.append(("rejected", ", ".join(why)))
+        if self.reconnects:
+            pairs.append(("reconnects", f"{self.reconnects:,}"))
         if self.stopped:
             pairs.append(("ended by", self.stopped))
         return "\n".join([f"{self.worker} on {self.device}", *text.pairs(pairs)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from headway.core import Bulk, Submitted
+from headway.core.errors import ExchangeError
 from headway.observe import LogHash, Point, Result, RunFolder
 from headway.observe.folder import REPORT
 from headway.observe.journal import result_of
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from headway.core import Algorithm
     from headway.runtime.hub import Hub
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "too_few"]
 
 _TAKE_AT: Final = 200
 _TAKE_EVERY_S: Final = 1.0
@@ -217,6 +218,24 @@ class Ledger:
         self._history.append(point)
         if self._folder is not None:
             self._folder.append_point(point)
+
+
+def too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> ExchangeError:
+    """The error of a wait that took too long.
+
+    Args:
+        ledger: The server's.
+        num_workers: How many were waited for.
+        timeout_s: How long, in seconds.
+    """
+    joined, here = ledger.seen
+    return ExchangeError(
+        "workers have not finished in time",
+        where="ParameterServer.wait_for_workers",
+        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here",
+        expected=f"{num_workers} joined, and none left",
+        help="look at server.status(), or wait longer",
+    )
 
 
 def _about(algorithm: Algorithm, task: str, seed: int, concurrency: int | None) -> dict[str, Any]:

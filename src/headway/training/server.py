@@ -20,7 +20,6 @@ from headway.core import Algorithm, Server
 from headway.core.errors import (
     ArgumentTypeError,
     ConfigurationError,
-    ExchangeError,
     HeadwayError,
     UnknownNameError,
     UsageError,
@@ -33,11 +32,12 @@ from headway.runtime.narrow import check_offer
 from headway.runtime.network import NetworkServer
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory
+from headway.runtime.timeouts import Timeouts
 from headway.training.durable import LogKeeper
 from headway.training.ending import Ending, ending
 from headway.training.home import Durability, Home
 from headway.training.instructions import instructions_for
-from headway.training.ledger import Ledger
+from headway.training.ledger import Ledger, too_few
 from headway.training.original import Original
 from headway.training.policies import USUAL_FACTOR, Policy
 from headway.training.rules import choose_algorithm
@@ -55,6 +55,7 @@ _LOOK_EVERY_S: Final = 0.5
 _CONSISTENCIES: Final = ("hogwild", "snapshot")
 _DURABILITIES: Final = ("checkpoint", "log")
 _WHERE: Final = "ParameterServer"
+_TIMEOUTS: Final = Timeouts()
 
 
 @final
@@ -105,6 +106,7 @@ class ParameterServer:
             each was sent before, where that is shorter; a value of :mod:`headway.compression`:
             differences written so; ``None``: whole.
         max_workers: How many may be connected at the same time, at least 1.
+        timeouts: When a silent worker is taken for lost: :class:`headway.Timeouts`.
         drain_s: How long :meth:`stop` waits for workers to hand in what they are at, in seconds.
         seed: Of the model's initial values, where ``model`` makes them, and of all that the server
             draws.
@@ -147,6 +149,7 @@ class ParameterServer:
         compression: Sequence[str] = KINDS,
         pulls: Codec | Literal["exact"] | None = "exact",
         max_workers: int = 256,
+        timeouts: Timeouts = _TIMEOUTS,
         drain_s: float = 5.0,
         seed: int = 0,
     ) -> None:
@@ -182,6 +185,7 @@ class ParameterServer:
         self._original = Original(model, seed)
         self._consistent = consistency == "snapshot"
         self._shares = shared_memory
+        self._timeouts = timeouts
         self._checkpoints = (checkpoint_dir, checkpoint_frequency)
         self._durability: Durability = durability
         self._folder = folder
@@ -258,6 +262,7 @@ class ParameterServer:
             compression=self._offer[0],
             # A torn model is another one at the second look.
             pulls=self._offer[1] if self._consistent else None,
+            timeouts=self._timeouts,
             status=lambda: json.dumps(self.status()),
         )
         self._network = network
@@ -289,7 +294,7 @@ class ParameterServer:
             while not wanted and not ledger.is_over(num_workers) and hub.state != "ended":
                 left_s = None if until is None else until - time.monotonic()
                 if left_s is not None and left_s <= 0.0:
-                    raise _too_few(ledger, num_workers, timeout_s)
+                    raise too_few(ledger, num_workers, timeout_s)
                 ledger.wait(_LOOK_EVERY_S if left_s is None else min(left_s, _LOOK_EVERY_S))
         if wanted:
             return self._interrupted(wanted)
@@ -484,14 +489,3 @@ class ParameterServer:
                 self._ledger.close()
         if self._segments is not None:
             self._segments.close()
-
-
-def _too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> ExchangeError:
-    joined, here = ledger.seen
-    return ExchangeError(
-        "workers have not finished in time",
-        where="ParameterServer.wait_for_workers",
-        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here",
-        expected=f"{num_workers} joined, and none left",
-        help="look at server.status(), or wait longer",
-    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from math import ceil, nan
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
-from headway.core.errors import ConfigurationError
+from headway.core.errors import ConfigurationError, ServerLostError
 from headway.training.batches import Batch, Stream
 from headway.training.history import History, Row
 
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
     from headway.runtime.exchange import Exchange, Work
     from headway.task import LocalResult
     from headway.training.batches import Passes
+    from headway.training.comeback import Comeback
     from headway.training.ending import Ending
     from headway.training.learner import Learner, Meter
 
 __all__ = ["Diary", "Visit"]
 
+_T = TypeVar("_T")
 _LOOK_EVERY_S: Final = 0.5
 _SETTLE_S: Final = 30.0
 
@@ -104,6 +108,7 @@ class Visit:
         update_frequency: Batches in a job that says nothing of its size.
         local_epochs: Passes in such a job instead; ``None``: it has ``update_frequency`` batches.
         prefetch: Whether a job is asked for while one is worked on.
+        comeback: What finds the server again, when it is lost.
         wanted: Whether the user wants this to end.
     """
 
@@ -118,6 +123,7 @@ class Visit:
         update_frequency: int,
         local_epochs: float | None,
         prefetch: bool,
+        comeback: Comeback,
         wanted: Ending,
     ) -> None:
         self._exchange = exchange
@@ -127,6 +133,7 @@ class Visit:
         self._epochs = epochs
         self._local_epochs = local_epochs
         self._prefetch = prefetch
+        self._comeback = comeback
         self._wanted = wanted
         self._usual = update_frequency if local_epochs is None else self._steps_of(local_epochs)
         self._stream: Stream
@@ -138,17 +145,17 @@ class Visit:
             seed: Of the order of the data; ``None``: as the server says.
 
         Raises:
-            ServerLostError: The server has gone, without a word.
+            ServerLostError: The server has gone, without a word, and did not come back.
         """
         exchange = self._exchange
-        exchange.ask()
+        self._once(exchange.ask)
         work = self._next()
         if work is None:
             return
         self._stream = Stream(self._passes, self._epochs, work.seed if seed is None else seed)
         ahead = 0
         if self._prefetch and self._stream.has(self._usual + 1):
-            exchange.ask()
+            self._once(exchange.ask)
             ahead = 1
         while work is not None:
             result = self._train(work)
@@ -157,14 +164,14 @@ class Visit:
                 self._hand_in(work, result, again=again)
                 if not again:
                     ahead -= 1
-            elif not exchange.is_cancelled(work):
+            elif not self._is_cancelled(work):
                 break
             else:
                 self._diary.history.receipts["cancelled"] += 1
             if ahead < 0 or self._wanted or not self._stream.has(1):
                 break
             work = self._next()
-        exchange.settle(_SETTLE_S)
+        self._surely(lambda: exchange.settle(_SETTLE_S))
 
     def _train(self, work: Work) -> LocalResult | None:
         order = work.order
@@ -180,7 +187,7 @@ class Visit:
             work,
             self._batch,
             steps,
-            is_cancelled=lambda: self._exchange.is_cancelled(work),
+            is_cancelled=lambda: self._is_cancelled(work),
             held=held,
         )
 
@@ -196,7 +203,8 @@ class Visit:
     def _hand_in(self, work: Work, result: LocalResult, *, again: bool) -> None:
         history = self._diary.history
         history.updates += 1
-        self._exchange.push(
+        push = partial(
+            self._exchange.push,
             work,
             result.payload,
             num_examples=result.num_examples,
@@ -207,18 +215,60 @@ class Visit:
             metrics=result.metrics,
             again=again,
         )
+        self._surely(self._exchange.settle)
+        self._once(push)
         if self._learner.has_chain:
             # Its transforms learn what became of one payload before they make the next.
-            self._exchange.settle()
+            self._surely(self._exchange.settle)
 
     def _next(self) -> Work | None:
         began = time.perf_counter()
         exchange = self._exchange
-        work = exchange.next(_LOOK_EVERY_S)
+        hear = partial(exchange.next, _LOOK_EVERY_S)
+        work = self._surely(hear)
         while work is None and exchange.stopped is None and not self._wanted:
-            work = exchange.next(_LOOK_EVERY_S)
+            work = self._surely(hear)
         self._diary.history.waited_s += time.perf_counter() - began
         return work
+
+    def _is_cancelled(self, work: Work) -> bool:
+        """Whether a job is no longer wanted. While the server is lost it is.
+
+        A server that was started anew may still have it in flight.
+        """
+        try:
+            return self._comeback.attempt() and self._exchange.is_cancelled(work)
+        except ServerLostError as error:
+            self._lost(error)
+            return False
+
+    def _lost(self, error: ServerLostError) -> None:
+        if self._exchange.stopped is not None:
+            # It had said that it was about to.
+            raise error
+        self._comeback.lost(error)
+
+    def _once(self, say: Callable[[], object]) -> None:
+        """Say something that the exchange says again by itself, when it resumes."""
+        self._surely(lambda: None)
+        try:
+            say()
+        except ServerLostError as error:
+            self._lost(error)
+            self._surely(lambda: None)
+
+    def _surely(self, say: Callable[[], _T]) -> _T:
+        """Say something to the server; where it is lost, once more when it is there again."""
+        while True:
+            try:
+                self._comeback.come_back()
+                return say()
+            except ServerLostError as error:
+                if self._comeback.is_lost:
+                    raise
+                self._lost(error)
+            finally:
+                self._diary.history.reconnects = self._comeback.count
 
     def _steps_of(self, epochs: float) -> int:
         per_pass = self._passes.num_batches

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import torch
@@ -14,18 +16,26 @@ from torch.optim import Optimizer
 
 from headway.algorithms.arguments import check_count, check_number
 from headway.core import Buffers, ParameterLayout
-from headway.core.errors import ConfigurationError, ExchangeError, ProtocolError, ServerLostError
+from headway.core.errors import (
+    ConfigurationError,
+    ExchangeError,
+    ProtocolError,
+    ServerLostError,
+)
 from headway.models import build
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange, Invitation
+from headway.runtime.finding import with_port
 from headway.runtime.narrow import Narrow, read_compression
 from headway.runtime.segments import machine
+from headway.runtime.timeouts import Retry
 from headway.task.evaluation import choose_metrics
 from headway.task.given_optimizer import read_optimizer
 from headway.task.metrics import Loss, Metric, choose_loss
 from headway.task.replica import Replica
 from headway.training.batches import read_data
-from headway.training.ending import ending
+from headway.training.comeback import Comeback, go_on
+from headway.training.ending import Ending, ending
 from headway.training.history import History
 from headway.training.instructions import Instructions, read_instructions
 from headway.training.learner import Learner, Meter, check_optimizer, move
@@ -42,6 +52,8 @@ __all__ = ["AsyncWorker"]
 _LOG: Final = logging.getLogger("headway")
 _PORT: Final = 5000
 _LOOK_S: Final = 30.0
+_REDIAL_S: Final = 5.0
+_RETRY: Final = Retry()
 _SHORTLY_S: Final = 1.0
 
 Metrics = str | Sequence[str] | Mapping[str, Metric]
@@ -88,6 +100,8 @@ class AsyncWorker:
             worker that compresses gets models as differences too. Nothing is compressed in shared
             memory.
         connect_timeout_s: How long to wait for a server that does not listen yet, in seconds.
+        retry: How it tries to reach a server again that it has lost, and then goes on:
+            :class:`headway.Retry`; ``None``: it does not.
 
     Raises:
         ArgumentTypeError: An argument is of the wrong kind.
@@ -125,6 +139,7 @@ class AsyncWorker:
         shared_memory: bool = True,
         compression: Codec | list[Codec] | str | None = None,
         connect_timeout_s: float = 10.0,
+        retry: Retry | None = _RETRY,
     ) -> None:
         check_count("local_batch_size", local_batch_size)
         check_count("update_frequency", update_frequency)
@@ -138,7 +153,7 @@ class AsyncWorker:
                     got=f"update_frequency={update_frequency}, local_epochs={local_epochs}",
                     help="give one of them",
                 )
-        self.address = _with_port(server_address, port)
+        self.address = with_port(server_address, port)
         self.name = name
         self.device = _usable(device)
         self._batch_size = local_batch_size
@@ -149,12 +164,10 @@ class AsyncWorker:
         self._narrow = Narrow(read_compression(compression))
         self._instance = secrets.token_hex(8)
         self._timeout_s = connect_timeout_s
-        self._dial: Callable[[float], WorkerLink] = lambda timeout_s: NetworkLink(
-            self.address,
-            security=tls,
-            token=token,
-            insecure=insecure,
-            connect_timeout_s=timeout_s,
+        self._retry = retry
+        self._is_named = bool(name)
+        self._dial: Callable[..., WorkerLink] = partial(
+            NetworkLink, self.address, security=tls, token=token, insecure=insecure
         )
         self._given = None if model is None else make_module(model, 0, where="AsyncWorker")[0]
         self._replica: Replica | None = None
@@ -255,11 +268,17 @@ class AsyncWorker:
                     update_frequency=self._update_frequency,
                     local_epochs=self._local_epochs,
                     prefetch=self._prefetch and not told.keeps_model,
+                    comeback=self._comeback(exchange, invitation, wanted),
                     wanted=wanted,
                 )
-                visit.run(seed)
+                try:
+                    visit.run(seed)
+                except ServerLostError:
+                    if not wanted:
+                        raise
             history.stopped = wanted.reason or exchange.stopped or ""
-            self._seen = _look(exchange) or self._seen
+            with suppress(ServerLostError):
+                self._seen = _look(exchange) or self._seen
         except ServerLostError as error:
             if exchange.stopped is None:
                 error.add_note(f"Headway: after {history.updates:,} updates, see worker.history")
@@ -340,7 +359,7 @@ class AsyncWorker:
         receipt: Callable[[Any], None] | None = None,
         narrow: Narrow | None = None,
     ) -> tuple[Exchange, Invitation]:
-        link = self._dial(timeout_s)
+        link = self._dial(connect_timeout_s=timeout_s)
         exchange = Exchange(
             link,
             worker=self.name,
@@ -349,6 +368,7 @@ class AsyncWorker:
             machine=self._machine,
             receipt=receipt,
             narrow=narrow,
+            keeps=self._retry is not None and receipt is not None,
         )
         try:
             invitation = exchange.join()
@@ -357,6 +377,16 @@ class AsyncWorker:
             raise
         self.name = invitation.worker
         return exchange, invitation
+
+    def _comeback(self, exchange: Exchange, invitation: Invitation, wanted: Ending) -> Comeback:
+        def resume() -> None:
+            timeout_s = min(self._timeout_s, _REDIAL_S)
+            link = self._dial(connect_timeout_s=timeout_s, once=True)
+            self.name = go_on(exchange, link, invitation, is_named=self._is_named).worker
+
+        return Comeback(
+            self._retry, resume, wanted=lambda: bool(wanted), stream=Random(self._instance)
+        )
 
     def _layout(self, module: nn.Module) -> ParameterLayout:
         return ParameterLayout.of(module) if self._replica is None else self._replica.layout
@@ -442,24 +472,6 @@ def _usable(device: str | torch.device) -> torch.device:
         _LOG.warning("Headway: training on the CPU; %s cannot be used here: %s", device, problem)
         return torch.device("cpu")
     return found
-
-
-def _with_port(address: str, port: int) -> str:
-    given: object = address
-    if not isinstance(given, str) or not given:
-        raise ConfigurationError(
-            "a server's address is text",
-            where="AsyncWorker(server_address=...)",
-            got=repr(given),
-            expected='"host:port", or "host"',
-        )
-    head, colon, tail = address.rpartition(":")
-    bare_v6 = address.count(":") > 1 and not address.startswith("[")
-    if bare_v6:
-        return f"[{address}]:{port}"
-    if colon and (tail.isdigit() or not head):
-        return address
-    return address if colon and not address.endswith("]") else f"{address}:{port}"
 
 
 def _as_loss(loss_fn: Any) -> Loss:
