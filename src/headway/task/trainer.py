@@ -53,14 +53,16 @@ def batches(
         >>> [rows.tolist() for rows in batches(5, 2, 4, generator=None)]
         [[0, 1], [2, 3], [4], [0, 1]]
     """
+    size, stop = batch_size or num_examples, num_examples if per_pass is None else per_pass
     left = num_batches
     while left > 0:
         if generator is None:
             order = torch.arange(num_examples)
         else:
             order = torch.randperm(num_examples, generator=generator)
-        for rows in order[:per_pass].split(batch_size or num_examples)[:left]:
-            yield rows
+        # Not split as a whole: a gradient takes one batch of a pass.
+        for start in range(0, min(stop, left * size), size):
+            yield order[start : min(start + size, stop)]
             left -= 1
 
 
