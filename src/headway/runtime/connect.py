@@ -101,6 +101,7 @@ class NetworkLink:
         self._sizes: Sizes | None = None
         self._rooms = Rooms(Sizes(_NOTHING), keep=0)
         self._share: WorkerShare | None = None
+        self._may_share = False
         self._max_bytes = MESSAGE_BYTES
         self._vectors = WorkerVectors()
         self.traffic = self._vectors.traffic
@@ -143,6 +144,8 @@ class NetworkLink:
             ProtocolError: The message is larger than the server takes.
         """
         header, vector, buffers, encoded = parcel
+        if header.HasField("join"):
+            self._may_share = bool(header.join.machine)
         self._vectors.said(header)
         # What comes after the first byte is out is no longer of before.
         over = self._over_with(header)
@@ -196,7 +199,7 @@ class NetworkLink:
         self._max_bytes = int(welcome.max_message_bytes) or MESSAGE_BYTES
         self._vectors.attach(welcome, self._sizes)
         self._live(welcome.heartbeat_s, welcome.lease_s)
-        if welcome.HasField("pushes"):
+        if self._may_share and welcome.HasField("pushes"):
             # It looked like the same machine, and is not: then as over any network.
             with suppress(OSError, ValueError):
                 self._share = WorkerShare(layout, welcome)
@@ -307,7 +310,9 @@ class NetworkLink:
         error: ExchangeError
         try:
             self._call.initial_metadata()
-            self._ready.set()
+            # A call that has failed has metadata too: none.
+            if self._call.is_active() or _code(self._call) == "OK":
+                self._ready.set()
             while True:
                 self._inbox.put(self._next())
                 if self._inbox.qsize() > _UNREAD:
@@ -374,7 +379,7 @@ class NetworkLink:
         assert self._share is not None
         try:
             return Delivery(header, *self._share.take(vectors_of(header)))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ProtocolError(
                 "memory that the server shares cannot be opened", got=str(error)
             ) from error

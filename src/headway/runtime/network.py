@@ -52,6 +52,8 @@ __all__ = ["NetworkServer"]
 _STATUS_THREADS: Final = 4
 _QUEUED: Final = 256
 """More messages than a worker that reads ever has before it."""
+_VECTORS: Final = 8
+"""Likewise, of those with a model or an answer."""
 _UNTAKEN: Final = 4
 """How many messages of one worker may wait for the hub."""
 _LOOK_EVERY_S: Final = 0.5
@@ -69,7 +71,15 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_concurrent_streams", 100),
 )
+
+
+def _options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
+    # Who connects and asks for nothing is no worker yet.
+    join_ms = max(1, int(1000.0 * timeouts.join_s))
+    waits = ("grpc.server_handshake_timeout_ms", join_ms), ("grpc.max_connection_idle_ms", join_ms)
+    return _OPTIONS + waits
 
 
 @final
@@ -149,7 +159,7 @@ class NetworkServer:
             ConfigurationError: The certificate or its key cannot be read.
         """
         threads = ThreadPoolExecutor(self._max_workers + _STATUS_THREADS, "headway-network")
-        server = grpc.server(threads, options=_OPTIONS)
+        server = grpc.server(threads, options=_options(self.timeouts))
         handlers = {
             "Work": grpc.stream_stream_rpc_method_handler(self._work),
             "Status": grpc.unary_unary_rpc_method_handler(self._tell),
@@ -188,6 +198,10 @@ class NetworkServer:
             full = self._stopped or len(self._sessions) >= self._max_workers
             if not full:
                 self._sessions.add(session)
+        # A stream that is broken off at once is never written to: no writer says that it ended.
+        if not full and not context.add_callback(lambda: self.forget(session)):
+            self.forget(session)
+            return iter(())
         context.send_initial_metadata(())
         if full:
             return iter((self._no_room().SerializeToString(),))
@@ -259,6 +273,7 @@ class NetworkSession:
         self.traffic = self._vectors.traffic
         self._letters: SimpleQueue[_Letter | None] = SimpleQueue()
         self._untaken = threading.Semaphore(_UNTAKEN)
+        self._unsent = threading.Semaphore(_VECTORS)
         self._pace = Pace(server.timeouts.heartbeat_s)
         self._vital = Vital(server.timeouts)
 
@@ -282,17 +297,23 @@ class NetworkSession:
         if self._closed:
             return
         if self._letters.qsize() >= _QUEUED:
-            # It asks and asks, and does not read the answers.
-            self._closed = True
-            self._cancel()
-            self._hub.gone(self)
+            self._give_up()
             return
         if self._share is not None and header.HasField("cancel"):
             self._share.ended(header.cancel.job)
         if vector is not None and self._shares and self._share is not None:
             self._share.put(vectors_of(header), vector, buffers, header.job.id)
             vector = buffers = None
+        if vector is not None and not self._unsent.acquire(blocking=False):
+            self._give_up()
+            return
         self._letters.put(_Letter(header, vector, buffers))
+
+    def _give_up(self) -> None:
+        # It asks and asks, and does not read the answers.
+        self._closed = True
+        self._cancel()
+        self._hub.gone(self)
 
     def welcome(self, header: wire.ToWorker) -> None:
         """Send the welcome, and offer a worker of this machine to share memory.
@@ -374,6 +395,8 @@ class NetworkSession:
             data = as_chunk(piece)
             self.traffic.down_bytes += len(data)
             yield data
+        if letter.vector is not None:
+            self._unsent.release()
 
     def _pieces(self, letter: _Letter, limit: int) -> Iterator[memoryview]:
         header, vector, buffers = letter
