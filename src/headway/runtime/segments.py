@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ __all__ = ["Mapping", "Segment", "Segments", "SharedMemory", "machine"]
 
 _PREFIX: Final = "headway-"
 _LOCK: Final = "lock"
+_NAMES: Final = re.compile(rf"({_PREFIX}[A-Za-z0-9_]+)/([1-9][0-9]*)")
 
 
 def machine() -> str:
@@ -174,6 +177,8 @@ class SharedMemory:
 class Mapping:
     """Segments as a worker sees them: opened by path, once each.
 
+    The server may be hostile: nothing is opened that is not a segment of this user.
+
     Args:
         layout: Of the model.
     """
@@ -192,7 +197,7 @@ class Mapping:
             writable: Whether to write to it.
 
         Raises:
-            OSError: There is no such file here, or it is of another size.
+            OSError: There is no such segment here, or it is of another size.
         """
         room = self._rooms.get(index)
         if room is None:
@@ -200,7 +205,7 @@ class Mapping:
         return room
 
     def _map(self, path: str, num_bytes: int, *, writable: bool) -> Room:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = _open_segment(path, os.O_RDWR if writable else os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
             if size != num_bytes or num_bytes < self._sizes.segment_bytes:
@@ -217,6 +222,29 @@ class Mapping:
 def _folder() -> Path:
     shared = Path("/dev/shm")
     return shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _open_segment(path: str, flags: int) -> int:
+    """A descriptor of a server's segment; OSError where a path names anything else."""
+    outer = str(_folder())
+    names = _NAMES.fullmatch(path.removeprefix(f"{outer}/"))
+    if names is None or not path.startswith(f"{outer}/"):
+        raise OSError(f"{path!r} is no segment of a server")
+    # From descriptor to descriptor: what was looked at is what is opened.
+    folder = os.open(f"{outer}/{names[1]}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        about = os.fstat(folder)
+        if about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077:
+            raise OSError(f"{path!r} lies in a folder that others can enter")
+        # A pipe of that name would keep who opens it.
+        descriptor = os.open(names[2], flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
+        os.close(descriptor)
+        raise OSError(f"{path!r} is no segment of this user")
+    return descriptor
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:

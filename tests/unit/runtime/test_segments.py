@@ -108,6 +108,62 @@ def test_a_file_of_another_size_is_not_mapped(segments, said):
         Mapping(LAYOUT).open(segment.index, str(segment.path), said)
 
 
+def elsewhere(folder, kind, segment):
+    """What is no segment, by a path of this kind."""
+    inner = segment.path.parent
+    paths = {
+        "another file": folder / "file",
+        "by a detour": inner / ".." / inner.name / "1",
+        "above": inner / ".." / "file",
+        "no number": inner / "lock",
+        "a link": inner / "77",
+        "a pipe": inner / "78",
+        "a folder": inner / "79",
+        "in a linked folder": folder / "headway-link" / "1",
+        "in an open folder": folder / "headway-open" / "1",
+        "a null": f"{inner}/1\0",
+        "nothing": "",
+    }
+    (folder / "file").write_bytes(bytes(SIZE))
+    (inner / "77").symlink_to(folder / "file")
+    os.mkfifo(inner / "78")
+    (inner / "79").mkdir()
+    (folder / "headway-link").symlink_to(inner)
+    (folder / "headway-open").mkdir(mode=0o755)
+    (folder / "headway-open" / "1").write_bytes(bytes(SIZE))
+    return str(paths[kind])
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("another file", "by a detour", "above", "no number", "a link", "a pipe", "a folder"),
+        *("in a linked folder", "in an open folder", "a null", "nothing"),
+    ],
+)
+def test_what_is_no_segment_is_not_opened(folder, segments, kind, writable):
+    path = elsewhere(folder, kind, segments.create(SIZE))
+    with pytest.raises(OSError, match=r"segment|others|symbolic|irectory"):
+        Mapping(LAYOUT).open(5, path, SIZE, writable=writable)
+
+
+def test_what_belongs_to_others_is_not_opened(segments, monkeypatch):
+    segment = segments.create(SIZE)
+    monkeypatch.setattr(os, "getuid", lambda: segment.path.stat().st_uid + 1)
+    with pytest.raises(OSError, match="others"):
+        Mapping(LAYOUT).open(segment.index, str(segment.path), SIZE)
+
+
+def test_a_model_is_opened_to_be_read_only(segments, monkeypatch):
+    segment = segments.create(SIZE)
+    flags = []
+    honest = os.open
+    monkeypatch.setattr(os, "open", lambda *a, **k: flags.append(a[1]) or honest(*a, **k))
+    Mapping(LAYOUT).open(segment.index, str(segment.path), SIZE)
+    assert {flag & os.O_ACCMODE for flag in flags} == {os.O_RDONLY}
+
+
 def test_a_machine_has_one_name():
     assert machine() == machine()
     assert len(machine()) == 32
