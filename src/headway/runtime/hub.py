@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
 from headway.core import Cancel, Checkout, Effect, Reply, Server, Wait, Wake
 from headway.core.errors import CheckpointError, HeadwayError, ProtocolError
 from headway.observe.tally import Tally
-from headway.runtime import wire
+from headway.runtime import letters, wire
 from headway.runtime.deals import Deals, training_key
-from headway.runtime.letters import job_letter, read_update, receipt_letter, refused_letter
 from headway.runtime.loop import Loop
 from headway.runtime.members import Member, Members
 from headway.runtime.outbox import Outbox
@@ -292,7 +291,7 @@ class Hub:
             message: Why, in words.
             help: What to do.
         """
-        session.send(refused_letter(code, message, help))
+        session.send(letters.refused_letter(code, message, help))
         self.drop(session, "lost")
         session.close()
 
@@ -382,7 +381,7 @@ class Hub:
             self.outbox.send(session, wire.ToWorker(receipt=late))
             return
         name = member.name if given is None else given.name
-        update = read_update(name, parcel)
+        update = letters.read_update(name, parcel)
         again = push.again if self._deals.clients is None else True
         try:
             receipt = self.doors.submit(update, now, again=again and self._state == "running")
@@ -396,13 +395,13 @@ class Hub:
         if given is not None:
             self._deals.end(push.job)
             member.jobs.discard(push.job)
-            examples = push.num_processed or push.num_examples
+            examples = letters.work_in(parcel, receipt)
             self.tally.arrive(given.number, update, receipt, examples, now - given.since_s)
         if push.again:
             member.asking += 1
             if self._deals.clients is not None:
                 self._deals.asked(member)
-        self.outbox.send(session, receipt_letter(receipt), receipt.answer)
+        self.outbox.send(session, letters.receipt_letter(receipt), receipt.answer)
         self.returning.pushed(member, again=again and self._state == "running")
         self._carry(receipt.effects)
         if self._deals.clients is not None:
@@ -451,7 +450,8 @@ class Hub:
             self._carry(ticket.effects)
             return
         index, number = self._deals.give(ticket, member, name, self.tally, self.now)
-        letter = job_letter(ticket, index, job_bits(self._training_key, index, number) >> 1)
+        seed = job_bits(self._training_key, index, number) >> 1
+        letter = letters.job_letter(ticket, index, seed)
         self.outbox.send(session, letter, ticket.parameters, ticket.buffers)
         self._carry(ticket.effects)
 

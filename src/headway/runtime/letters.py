@@ -9,10 +9,20 @@ from headway.core.errors import ProtocolError
 from headway.runtime import wire
 from headway.runtime.parcel import Parcel
 
-__all__ = ["failed_letter", "job_letter", "read_update", "receipt_letter", "refused_letter"]
+__all__ = [
+    "failed_letter",
+    "job_letter",
+    "read_update",
+    "receipt_letter",
+    "refused_letter",
+    "work_in",
+]
 
 _METRICS: Final = 256
 _NAME: Final = 128
+_COUNT: Final = 2**53
+"""What is larger is no count of anything, and its sums fit into no file."""
+_EXAMPLES: Final = 2**40
 _TEXT: Final = 1000
 """What a refusal quotes was written by a stranger, who may have written much."""
 
@@ -25,7 +35,7 @@ def read_update(name: str, parcel: Parcel) -> Update:
         parcel: The push.
 
     Raises:
-        ProtocolError: It reports more than a server writes down.
+        ProtocolError: It reports more than a server writes down, or counts that cannot be.
     """
     push = parcel.header.push
     if len(push.metrics) > _METRICS or max(map(len, push.metrics), default=0) > _NAME:
@@ -33,6 +43,13 @@ def read_update(name: str, parcel: Parcel) -> Update:
             "an update reports too many metrics, or one with too long a name",
             got=f"{len(push.metrics)} metrics",
             expected=f"at most {_METRICS}, with names of at most {_NAME} characters",
+        )
+    largest = max(push.num_examples, push.num_steps)
+    if largest > _COUNT or push.num_processed >= _EXAMPLES:
+        raise ProtocolError(
+            "an update counts more examples or steps than anybody has trained on",
+            got=f"{largest}, and {push.num_processed} processed",
+            expected=f"at most {_COUNT}, and fewer than {_EXAMPLES} processed",
         )
     payload: Any = parcel.vector
     return Update(
@@ -46,6 +63,17 @@ def read_update(name: str, parcel: Parcel) -> Update:
         buffers=parcel.buffers,
         metrics=dict(push.metrics),
     )
+
+
+def work_in(parcel: Parcel, receipt: Receipt) -> int:
+    """How many examples were processed for a push, as far as it can be believed.
+
+    Args:
+        parcel: The push.
+        receipt: What became of it.
+    """
+    push = parcel.header.push
+    return 0 if receipt.reason == "bad_count" else push.num_processed or push.num_examples
 
 
 def receipt_letter(receipt: Receipt) -> wire.ToWorker:

@@ -151,7 +151,7 @@ class LogKeeper:
             return
         try:
             self._writing = self._writer.submit(self._begin(hub))
-        except CheckpointError as error:
+        except Exception as error:  # noqa: BLE001 (told in the status: it must not end the server)
             self._failed(error)
 
     def finish(self, hub: Hub) -> None:

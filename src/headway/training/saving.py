@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from headway.checkpoint import CheckpointStore
 from headway.core import Server
-from headway.core.errors import StateError
+from headway.core.errors import CheckpointError, StateError
 from headway.runtime.members import Member
 
 if TYPE_CHECKING:
@@ -131,7 +131,13 @@ class Keeper:
             return
         self._note()
         self._saved = hub.server.version
-        self._writing = self._writer.submit(self._store.save, self._saved, self._tree(hub))
+        try:
+            tree = self._tree(hub)
+        except Exception as error:  # noqa: BLE001 (told in the status)
+            _LOG.exception("Headway: a checkpoint could not be made")
+            self.error = error
+            return
+        self._writing = self._writer.submit(self._store.save, self._saved, tree)
 
     def finish(self, hub: Hub) -> Path:
         """Save the server as it is at the end. When this returns, it is on the disk.
@@ -144,7 +150,11 @@ class Keeper:
         """
         self._writer.shutdown(wait=True)
         self._note()
-        return self._store.save(hub.server.version, self._tree(hub))
+        try:
+            tree = self._tree(hub)
+        except Exception as error:
+            raise CheckpointError("a checkpoint could not be made", got=repr(error)) from error
+        return self._store.save(hub.server.version, tree)
 
     def close(self) -> None:
         """Write no more; what is being written is finished. May be called twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 
 import headway
+from headway.runtime import wire
+from headway.runtime.encoded import Traffic
+from headway.runtime.parcel import Parcel
 
 WAIT_S = 20.0
 """Longer than anything here takes on a busy machine."""
@@ -43,6 +47,58 @@ def gradient(weights: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor)
 
 def weights(of: headway.ParameterServer) -> torch.Tensor:
     return of.model.weight.detach().flatten()
+
+
+class Raw:
+    """A worker that says what it likes, by the hub's own doors; it keeps what it is told."""
+
+    carrier = "inline"
+
+    def __init__(self, at: headway.ParameterServer, name: str = "", instance: str = "i") -> None:
+        assert at._hub is not None
+        self.hub = at._hub
+        self.traffic = Traffic()
+        self.got: queue.Queue[wire.ToWorker] = queue.Queue()
+        self.say(join=wire.Join(protocol=wire.PROTOCOL, worker=name, instance=instance))
+        self.name = self.hear().welcome.worker
+
+    def send(self, header: wire.ToWorker, vector: Any = None, buffers: Any = None) -> None:
+        self.got.put(header)
+        if header.HasField("stop"):
+            self.hub.gone(self)
+
+    def welcome(self, header: wire.ToWorker) -> None:
+        self.got.put(header)
+
+    def close(self) -> None:
+        pass
+
+    def hear(self) -> wire.ToWorker:
+        """The next thing that it was told."""
+        return self.got.get(timeout=WAIT_S)
+
+    def say(self, vector: Any = None, **told: Any) -> None:
+        """Say something; when this returns, the hub has taken it."""
+        parcel = Parcel(wire.ToServer(**told), vector)
+        # The turn in which it was taken has its end before the next one.
+        self.hub.call(lambda: self.hub.take(self, parcel), WAIT_S)
+        self.hub.call(lambda: None, WAIT_S)
+
+    def ask(self) -> wire.ToWorker:
+        """Ask for a job: the answer."""
+        self.say(ask=wire.Ask())
+        return self.hear()
+
+    def push(self, job: wire.Job, **told: Any) -> wire.ToWorker:
+        """Hand in an update of it: the answer."""
+        vector = torch.zeros_like(self.hub.server.parameters)
+        told = {"num_examples": 1, "num_steps": 1, "base_version": job.version, **told}
+        self.say(vector, push=wire.Push(job=job.id, **told))
+        return self.hear()
+
+    def work(self, **told: Any) -> wire.ToWorker:
+        """Ask for a job, and hand in an update of it: what was said of that."""
+        return self.push(self.ask().job, **told)
 
 
 class Threads:
