@@ -29,6 +29,7 @@ __all__ = ["Mapping", "Segment", "Segments", "SharedMemory", "machine"]
 
 _PREFIX: Final = "headway-"
 _LOCK: Final = "lock"
+_ATTEMPTS: Final = 100
 _NAMES: Final = re.compile(rf"({_PREFIX}[A-Za-z0-9_]+)/([1-9][0-9]*)")
 
 
@@ -136,9 +137,7 @@ class Segments:
     def _open(self) -> Path:
         if self._folder is None:
             _remove_orphans()
-            self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_folder()))
-            self._lock = (self._folder / _LOCK).open("wb")
-            _try_lock(self._lock)
+            self._folder, self._lock = _own_folder()
         return self._folder
 
 
@@ -252,6 +251,24 @@ def _reserve(descriptor: int, num_bytes: int) -> None:
         os.posix_fallocate(descriptor, 0, num_bytes)
     else:
         os.ftruncate(descriptor, num_bytes)
+
+
+def _own_folder() -> tuple[Path, IO[bytes]]:
+    """A new folder, and its lock, which is held."""
+    for _ in range(_ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_folder()))
+        # Until its lock is held, a server that starts now takes it for what a killed one has left.
+        with suppress(FileNotFoundError):
+            lock = (folder / _LOCK).open("wb")
+            if _try_lock(lock) and (folder / _LOCK).exists():
+                return folder, lock
+            lock.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    raise HeadwayError(
+        "a folder for memory that processes share cannot be locked",
+        where=str(_folder()),
+        help="give shared_memory=False, or use a file system that has locks",
+    )
 
 
 def _remove_orphans() -> None:

@@ -85,6 +85,48 @@ def test_what_a_killed_server_left_is_removed_and_what_a_live_one_has_is_not(fol
     other.close()
 
 
+@pytest.mark.parametrize("moment", ["before the lock", "while it locks", "before the lock file"])
+def test_a_folder_that_another_server_removes_is_made_again(folder, monkeypatch, moment):
+    made, locks = [], []
+    honest_lock, honest_make = module._try_lock, module.tempfile.mkdtemp
+
+    def try_lock(file):
+        locks.append(file.name)
+        if len(locks) == 1 and moment == "while it locks":
+            # The other holds it now, and removes the folder next.
+            return False
+        if len(locks) == 1 and moment == "before the lock":
+            module._remove_orphans()
+        return honest_lock(file)
+
+    def make(**options):
+        path = honest_make(**options)
+        made.append(Path(path))
+        if moment == "before the lock file" and len(made) == 1:
+            module.shutil.rmtree(path)
+        return path
+
+    monkeypatch.setattr(module, "_try_lock", try_lock)
+    monkeypatch.setattr(module.tempfile, "mkdtemp", make)
+    segments = Segments()
+    segment = segments.create(64)
+    assert len(made) == 2
+    assert segment.path.parent == made[1]
+    assert list(folder.iterdir()) == [made[1]]
+    other = Segments()
+    other.create(64)
+    assert segment.path.exists()
+    segments.close()
+    other.close()
+
+
+def test_a_file_system_without_locks_is_an_error(folder, monkeypatch):
+    monkeypatch.setattr(module, "_try_lock", lambda file: False)
+    with pytest.raises(HeadwayError, match="cannot be locked"):
+        Segments().create(64)
+    assert list(folder.iterdir()) == []
+
+
 def test_no_room_is_an_error_and_leaves_nothing(segments):
     segments.create(64)
     with pytest.raises(HeadwayError, match="no room for memory that processes share"):
