@@ -21,6 +21,7 @@ GUIDES = [
         if path.stem not in TRIED_ELSEWHERE
     ),
     ROOT / "docs" / "conformance.md",
+    ROOT / "docs" / "threat-model.md",
 ]
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
