@@ -352,12 +352,12 @@ class Hub:
 
     def _ask(self, member: Member, session: Session) -> None:
         if self._deals.clients is not None:
-            member.asking += 1
+            self.members.asked(member)
             self._deals.asked(member)
             self._pair()
             return
         ticket = self.doors.checkout(member.name, self.now)
-        member.asking += 1
+        self.members.asked(member)
         self._deal(member, ticket)
 
     def _show(self, session: Session) -> None:
@@ -395,6 +395,7 @@ class Hub:
         if given is not None:
             self._deals.end(push.job)
             member.jobs.discard(push.job)
+            self.members.worked(member)
             examples = letters.work_in(parcel, receipt)
             self.tally.arrive(given.number, update, receipt, examples, now - given.since_s)
         if push.again:

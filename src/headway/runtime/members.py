@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Member", "Members"]
 
 _RECENT = 0.1
+_REMEMBERED = 1024
 
 
 @final
@@ -32,6 +33,7 @@ class Member:
         seen_s: When it was heard of last.
         jobs: Its jobs in flight.
         asking: How many jobs it has asked for and not been given.
+        works: Whether it has asked for a job, or handed one in, since this server's start.
         counts: Receipts by status, and rejected ones as ``"rejected:<reason>"``.
         staleness: Of its recent updates, in versions.
         left: Why it is not here: ``"left"`` or ``"lost"``.
@@ -47,6 +49,7 @@ class Member:
     seen_s: float
     jobs: set[int] = field(default_factory=set)
     asking: int = 0
+    works: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     staleness: float = 0.0
     left: str = ""
@@ -98,16 +101,26 @@ class Member:
 
 @final
 class Members:
-    """All workers that were ever let in, by name and by connection."""
+    """The workers that were let in, by name and by connection.
+
+    Of those who have left, the last thousand or so are remembered: a server that runs for months is
+    visited by workers without number.
+
+    Attributes:
+        num_names: How many names were ever seen; the number of the next new one.
+        num_working: How many have asked for a job since the start: not those who only looked.
+    """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Member] = {}
         self.here: dict[Session, Member] = {}
-        self.num_joins = 0
+        self.num_names = 0
+        self.num_working = 0
+        self._gone: dict[str, None] = {}
 
     def free_name(self) -> str:
         """A name that nobody has had."""
-        number = len(self.by_name)
+        number = self.num_names
         while f"worker-{number}" in self.by_name:
             number += 1
         return f"worker-{number}"
@@ -123,16 +136,46 @@ class Members:
         """
         member = self.by_name.get(name)
         if member is None:
-            member = Member(name, len(self.by_name), instance, session, now, now)
-            self.by_name[name] = member
+            member = self._new(name, self.num_names, now)
+        self._gone.pop(name, None)
         member.instance, member.session = instance, session
         before, member.traffic = member.traffic, session.traffic
         member.traffic.add(before)
         member.joined_s = member.seen_s = now
         member.asking, member.left = 0, ""
         self.here[session] = member
-        self.num_joins += 1
         return member
+
+    def restore(self, name: str, now: float, index: int | None = None) -> Member:
+        """One that an earlier life of the server has known; it is not here.
+
+        Args:
+            name: Its name.
+            now: The server's time.
+            index: Its number; ``None``: a new one.
+        """
+        member = self._new(name, self.num_names if index is None else index, now)
+        member.left = "lost"
+        self._gone[name] = None
+        return member
+
+    def asked(self, member: Member) -> None:
+        """It wants a job.
+
+        Args:
+            member: Who.
+        """
+        member.asking += 1
+        self.worked(member)
+
+    def worked(self, member: Member) -> None:
+        """It is one that works.
+
+        Args:
+            member: Who.
+        """
+        self.num_working += not member.works
+        member.works = True
 
     def close(self, error: BaseException | None) -> None:
         """Let all go.
@@ -156,3 +199,15 @@ class Members:
             self.here.pop(member.session, None)
         member.session, member.left, member.asking = None, why, 0
         member.jobs = set()
+        self._gone[member.name] = None
+        while len(self._gone) > _REMEMBERED:
+            name = next(iter(self._gone))
+            del self._gone[name]
+            # What it still has out may come back with it.
+            if not self.by_name[name].jobs:
+                del self.by_name[name]
+
+    def _new(self, name: str, index: int, now: float) -> Member:
+        member = self.by_name[name] = Member(name, index, "", None, now, now)
+        self.num_names = max(self.num_names, index + 1)
+        return member

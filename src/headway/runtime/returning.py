@@ -54,9 +54,7 @@ class Returning:
         for name, out in jobs.items():
             member = self._members.by_name.get(name)
             if member is None:
-                index = len(self._members.by_name)
-                member = Member(name, index, "", None, now, now, left="lost")
-                self._members.by_name[name] = member
+                member = self._members.restore(name, now)
             member.jobs = set(out)
             if name in here:
                 self._expected[name] = member

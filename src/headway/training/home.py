@@ -84,13 +84,15 @@ class Home:
         Args:
             hub: Whose; ``None``: nobody has joined yet.
         """
+        members = [] if hub is None else list(hub.members.by_name.values())
         return {
             "form": _FORM,
             "library": __version__,
             "algorithm": self._algorithm.fingerprint,
             "layout": self._layout.describe(),
             "tally": None if hub is None else hub.tally.state_dict(),
-            "workers": [] if hub is None else list(hub.members.by_name),
+            "workers": [member.name for member in members],
+            "numbers": [member.index for member in members],
         }
 
     def check(self, tree: Any, path: Path) -> None:

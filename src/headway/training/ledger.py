@@ -44,7 +44,8 @@ class Ledger:
         began_s: The server's time at which this process began.
 
     Attributes:
-        seen: How many workers have joined since the start, and how many are here. For any thread.
+        seen: How many workers have asked for work since the start, and how many are here, working
+            or looking. For any thread.
     """
 
     def __init__(
@@ -58,7 +59,6 @@ class Ledger:
         began_s: float,
     ) -> None:
         self.seen = (0, 0)
-        self._joins_seen = 0
         self._about = _about(algorithm, task, seed, concurrency)
         self._folder = None if folder is None else RunFolder.create(folder, _config(self._about))
         if self._folder is not None:
@@ -104,10 +104,8 @@ class Ledger:
         """
         members = hub.members
         here = len(members.here)
-        if here != self.seen[1] or members.num_joins != self._joins_seen:
-            self._joins_seen = members.num_joins
-            joined = sum(member.instance != "" for member in members.by_name.values())
-            self.seen = (joined, here)
+        if (members.num_working, here) != self.seen:
+            self.seen = (members.num_working, here)
             with self._changed:
                 self._changed.notify_all()
         events = hub.server.events
@@ -130,7 +128,7 @@ class Ledger:
         return result_of(
             server,
             tally,
-            {**self._about, "num_clients": len(hub.members.by_name)},
+            {**self._about, "num_clients": hub.members.num_names},
             history=list(self._history),
             virtual_time_s=now,
             wall_time_s=now - self._began_s,

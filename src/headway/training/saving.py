@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 from headway.checkpoint import CheckpointStore
 from headway.core import Server
 from headway.core.errors import CheckpointError, StateError
-from headway.runtime.members import Member
 
 if TYPE_CHECKING:
     from headway.checkpoint import LoggedServer
@@ -112,12 +111,8 @@ class Keeper:
         kept, self._kept = self._kept, None
         if kept is None:
             return
-        names = restore_tally(hub, kept.tree, kept.path)
-        now = hub.server.now
-        for index, name in enumerate(names):
-            member = Member(name, index, "", None, now, now, left="lost")
-            hub.members.by_name[name] = member
-            hub.server.lose(name, now)
+        for name in restore_tally(hub, kept.tree, kept.path):
+            hub.server.lose(name, hub.server.now)
 
     def settled(self, hub: Hub) -> None:
         """Save, if it is due and the last one is written. For the hub's thread.
@@ -181,7 +176,7 @@ class Keeper:
 
 
 def restore_tally(hub: Hub, tree: Any, path: Path) -> list[str]:
-    """Bring a hub's counts back, as they were saved: the names of its workers.
+    """Bring a hub's counts and workers back, as they were saved: the workers' names.
 
     Args:
         hub: A new one.
@@ -194,8 +189,13 @@ def restore_tally(hub: Hub, tree: Any, path: Path) -> list[str]:
     try:
         if tree["tally"] is not None:
             hub.tally.load_state_dict(tree["tally"])
-        return [str(name) for name in tree["workers"]]
-    except (LookupError, TypeError) as error:
+        names = [str(name) for name in tree["workers"]]
+        # Checkpoints from before workers could be forgotten number them by their places.
+        numbers = tree.get("numbers", range(len(names)))
+        for name, number in zip(names, numbers, strict=True):
+            hub.members.restore(name, hub.server.now, int(number))
+        return names
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise _no_checkpoint(path, error) from error
 
 

@@ -277,7 +277,9 @@ class ParameterServer:
         are at is taken, a checkpoint written. The result says so. A second one is not caught.
 
         Args:
-            num_workers: At least 1. More may come.
+            num_workers: At least 1. More may come. Who only looks at the model, as
+                :meth:`headway.AsyncWorker.evaluate` does, is not counted; while one does, it is
+                waited for.
             timeout_s: How long to wait for it, in seconds; ``None``: for ever.
 
         Returns:

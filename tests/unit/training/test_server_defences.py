@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from headway.core.errors import ExchangeError
+from headway.runtime import members, wire
 from tests.unit.training import server_kit as kit
 
 # --- counts
@@ -47,3 +49,50 @@ def test_a_checkpoint_that_cannot_be_made_is_told_and_the_server_goes_on(
             assert "too large" in server.status()["checkpoint_error"]
         assert kit.Raw(server, "bob").work().receipt.status == "applied"
         assert server.status()["state"] == "running"
+
+
+# --- who is waited for, and remembered
+
+
+def test_who_only_looks_is_not_who_is_waited_for():
+    with kit.server(kit.line()) as server:
+        kit.worker(server).evaluate(kit.regression(), loss_fn="mse", metrics="loss")
+        with pytest.raises(ExchangeError, match="not finished") as caught:
+            server.wait_for_workers(timeout_s=0.01)
+        assert "0 had joined" in str(caught.value)
+
+
+def test_a_worker_without_an_instance_is_counted():
+    with kit.server(kit.line()) as server:
+        raw = kit.Raw(server, instance="")
+        raw.work()
+        raw.say(leave=wire.Leave())
+        assert server.wait_for_workers(timeout_s=kit.WAIT_S).updates == 1
+
+
+def test_workers_of_an_earlier_life_are_not_counted_and_keep_their_numbers(tmp_path):
+    with kit.server(kit.line(), checkpoint_dir=tmp_path) as server:
+        for name in ("ada", "bob"):
+            kit.Raw(server, name).work()
+    with kit.server(kit.line(), checkpoint_dir=tmp_path) as server:
+        assert server._ledger.seen == (0, 0)
+        assert kit.Raw(server, "bob").ask().job.client == 1
+        assert kit.Raw(server).ask().job.client == 2
+        assert server._ledger.seen == (2, 2)
+
+
+def test_of_those_who_have_left_a_bounded_number_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(members, "_REMEMBERED", 3)
+    with kit.server(kit.line(), checkpoint_dir=tmp_path) as server:
+        stays = kit.Raw(server)
+        names = [stays.name]
+        for _ in range(10):
+            raw = kit.Raw(server)
+            names.append(raw.name)
+            raw.say(leave=wire.Leave())
+        assert len(set(names)) == 11
+        told = [worker["name"] for worker in server.status()["workers"]]
+        assert told == [names[0], *names[-3:]]
+    with kit.server(kit.line(), checkpoint_dir=tmp_path) as server:
+        assert kit.Raw(server).name == "worker-11"
+        assert kit.Raw(server, names[-1]).ask().job.client == 10
