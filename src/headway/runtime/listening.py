@@ -1,17 +1,34 @@
-"""Where a server listens."""
+"""Where a server listens, and how long it keeps connections of nobody."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headway.core.errors import ConfigurationError, HeadwayError
+from headway.runtime.chunks import MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import grpc
 
     from headway.runtime.security import ServerTLS
+    from headway.runtime.timeouts import Timeouts
 
-__all__ = ["address_of", "check_port", "listen"]
+__all__ = ["address_of", "check_port", "listen", "options"]
+
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # A second server at the same port is an error, and does not get every other worker.
+    ("grpc.so_reuseport", 0),
+    # A worker whose machine has vanished sends no farewell.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_concurrent_streams", 100),
+)
 
 
 def address_of(host: str, port: int) -> str:
@@ -72,3 +89,15 @@ def listen(server: grpc.Server, host: str, port: int, security: ServerTLS | None
         help="perhaps something else listens at this port, this machine has no such address, "
         "or the certificate and its key do not belong together; port 0 is any free port",
     )
+
+
+def options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
+    """What gRPC is told of a server's connections.
+
+    Args:
+        timeouts: The server's.
+    """
+    # Who connects and asks for nothing is no worker yet.
+    join_ms = max(1, int(1000.0 * timeouts.join_s))
+    waits = ("grpc.server_handshake_timeout_ms", join_ms), ("grpc.max_connection_idle_ms", join_ms)
+    return _OPTIONS + waits

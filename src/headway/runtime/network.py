@@ -31,7 +31,7 @@ from headway.runtime.chunks import (
 from headway.runtime.compression import KINDS
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker, Vital, paced
 from headway.runtime.leases import Pace
-from headway.runtime.listening import address_of, check_port, listen
+from headway.runtime.listening import address_of, check_port, listen, options
 from headway.runtime.parcel import Parcel, vectors_of
 from headway.runtime.rooms import Sizes
 from headway.runtime.security import ServerTLS, check_server, is_authorised
@@ -59,27 +59,6 @@ _UNTAKEN: Final = 4
 _LOOK_EVERY_S: Final = 0.5
 _BEAT: Final = bytes(((5 << 3) | 2,))
 _USUAL: Final = Timeouts()
-_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-    ("grpc.max_send_message_length", -1),
-    # A second server at the same port is an error, and does not get every other worker.
-    ("grpc.so_reuseport", 0),
-    # A worker whose machine has vanished sends no farewell.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.max_concurrent_streams", 100),
-)
-
-
-def _options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
-    # Who connects and asks for nothing is no worker yet.
-    join_ms = max(1, int(1000.0 * timeouts.join_s))
-    waits = ("grpc.server_handshake_timeout_ms", join_ms), ("grpc.max_connection_idle_ms", join_ms)
-    return _OPTIONS + waits
 
 
 @final
@@ -159,7 +138,7 @@ class NetworkServer:
             ConfigurationError: The certificate or its key cannot be read.
         """
         threads = ThreadPoolExecutor(self._max_workers + _STATUS_THREADS, "headway-network")
-        server = grpc.server(threads, options=_options(self.timeouts))
+        server = grpc.server(threads, options=options(self.timeouts))
         handlers = {
             "Work": grpc.stream_stream_rpc_method_handler(self._work),
             "Status": grpc.unary_unary_rpc_method_handler(self._tell),
