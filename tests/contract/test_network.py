@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import threading
 
 import grpc
@@ -401,3 +402,26 @@ def test_a_message_larger_than_the_server_takes_is_not_sent(rig):
     rig.links.append(link)
     with pytest.raises(ProtocolError, match="larger than the server takes"):
         link.send(Parcel(wire.ToServer(join=wire.Join(layout="x" * MESSAGE_BYTES))))
+
+
+def test_a_process_that_fails_with_a_worker_connected_ends():
+    script = (
+        "import torch, headway\n"
+        "server = headway.ParameterServer(torch.nn.Linear(2, 1), port=0).start()\n"
+        "print(server.address, flush=True); input()\n"
+        "raise RuntimeError('of the user')\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as process:
+        link = NetworkLink(process.stdout.readline().strip())
+        try:
+            exchange = Exchange(link)
+            exchange.join(PATIENCE_S)
+            exchange.ask()
+            assert exchange.next(PATIENCE_S) is not None
+            _, said = process.communicate("\n", timeout=PATIENCE_S)
+        finally:
+            process.kill()
+            link.close()
+    assert process.returncode == 1
+    assert "RuntimeError: of the user" in said

@@ -7,9 +7,9 @@ holds up nobody else.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -33,6 +33,7 @@ from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker, Vital, paced
 from headway.runtime.leases import Pace
 from headway.runtime.listening import address_of, check_port, listen, options
 from headway.runtime.parcel import Parcel, vectors_of
+from headway.runtime.pool import Pool
 from headway.runtime.rooms import Sizes
 from headway.runtime.security import ServerTLS, check_server, is_authorised
 from headway.runtime.segments import machine
@@ -57,6 +58,7 @@ _VECTORS: Final = 8
 _UNTAKEN: Final = 4
 """How many messages of one worker may wait for the hub."""
 _LOOK_EVERY_S: Final = 0.5
+_EXIT_S: Final = 2.0
 _BEAT: Final = bytes(((5 << 3) | 2,))
 _USUAL: Final = Timeouts()
 
@@ -123,6 +125,7 @@ class NetworkServer:
         self._lock = threading.Lock()
         self._stopped = False
         self._server: grpc.Server | None = None
+        self._pool: Pool | None = None
         self._ticker: Ticker | None = None
 
     @property
@@ -137,8 +140,8 @@ class NetworkServer:
             HeadwayError: Something else listens there, or there is no such place on this machine.
             ConfigurationError: The certificate or its key cannot be read.
         """
-        threads = ThreadPoolExecutor(self._max_workers + _STATUS_THREADS, "headway-network")
-        server = grpc.server(threads, options=options(self.timeouts))
+        pool: Any = Pool(self._max_workers + _STATUS_THREADS, "headway-network")
+        server = grpc.server(pool, options=options(self.timeouts))
         handlers = {
             "Work": grpc.stream_stream_rpc_method_handler(self._work),
             "Status": grpc.unary_unary_rpc_method_handler(self._tell),
@@ -147,7 +150,9 @@ class NetworkServer:
         server.add_generic_rpc_handlers((handler,))
         self._port = listen(server, self._host, self._port, self._security)
         server.start()
-        self._server = server
+        self._server, self._pool = server, pool
+        # gRPC's threads are not to be in the middle of something when the interpreter ends.
+        atexit.register(self._exit)
         self._ticker = Ticker(self._look, LOOK_EVERY_S, "headway-leases")
 
     def stop(self, within_s: float = 2.0) -> None:
@@ -164,9 +169,18 @@ class NetworkServer:
         for session in sessions:
             self.hub.gone(session)
             session.finish()
-        if self._server is not None:
-            self._server.stop(within_s).wait()
-            self._server = None
+        self._end(within_s)
+
+    def _end(self, within_s: float | None, patience_s: float | None = None) -> None:
+        atexit.unregister(self._exit)
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop(within_s).wait(patience_s)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    def _exit(self) -> None:
+        self._end(None, _EXIT_S)
 
     # --- what gRPC calls
 
