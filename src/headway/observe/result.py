@@ -348,13 +348,13 @@ class Result:
         return [("server", f"busy {busy}; updates waited {mean} on average, {most} at most")]
 
     def _virtual_rows(self) -> list[tuple[str, str]]:
-        if self.execution.get("mode") == "workers":
+        if self.execution.get("mode") in ("workers", "server"):
             return []
         return [("virtual time", text.seconds(self.virtual_time_s))]
 
     def _execution_rows(self) -> list[tuple[str, str]]:
         about = self.execution
-        if not about:
+        if not about or about["mode"] == "server":
             return []
         if about["mode"] == "workers":
             shares = ", ".join(f"{name} {count:,}" for name, count in about["updates"].items())
@@ -383,7 +383,7 @@ class Result:
         return f"{self.updates:,}" + (f": {', '.join(parts)}" if parts else "")
 
     def _stop_text(self) -> str:
-        if self.interrupted and self.stop_reason != "interrupted":
+        if self.interrupted and self.stop_reason not in ("interrupted", "terminated"):
             return f"interrupted; {self.stop_reason}"
         return self.stop_reason
 

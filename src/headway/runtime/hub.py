@@ -91,7 +91,7 @@ class Hub:
         self._deals = Deals(clients, pinned=pinned)
         self.loop = Loop()
         self.outbox = Outbox(self.loop, None if logged is None else logged.journal)
-        self.patience = Patience(self._tell_of)
+        self.patience = Patience(self.members.tell_of)
         self.returning = Returning(self.members, self._deals, self.tally, self._free)
         self._timers: list[float] = []
         self._state: State = "new"
@@ -230,22 +230,28 @@ class Hub:
         return max(0.0, due - self.now)
 
     def _end(self) -> None:
+        # Whoever waits for the end is told of it, whatever fails on the way.
+        for part in (self._wind_up, self._settle, self.loop.close):
+            try:
+                part()
+            except BaseException as error:  # noqa: BLE001 (likewise)
+                self.error = self.error or error
+        self._ended.set()
+
+    def _wind_up(self) -> None:
         self.patience.drop()
         self.outbox.close()
         self.members.close(self.error)
         self._deals.leave(self.tally, self.now)
         if self.error is None:
-            try:
-                self.doors.tick(self.now, closing=True)
-            except Exception as error:  # noqa: BLE001 (likewise)
-                self.error = error
-        self.tally.close(self.server.version)
+            self.doors.tick(self.now, closing=True)
+
+    def _settle(self) -> None:
         self._state = "ended"
+        self.tally.close(self.server.version)
         if self.settled is not None:
             with suppress(HeadwayError):
                 self.settled(self)
-        self.loop.close()
-        self._ended.set()
 
     # --- what workers say
 
@@ -477,19 +483,13 @@ class Hub:
             self._go_through(lambda: self.doors.tick(self.now))
         self.returning.expire(self.now)
 
-    def _tell_of(self, problem: CheckpointError | None) -> None:
-        """Say to all why nothing is acknowledged now; what is said of a job later is the newest."""
-        reason = "the server can log again" if problem is None else str(problem)
-        for session in list(self.members.here):
-            session.send(wire.ToWorker(wait=wire.Wait(reason=reason)))
-
     # --- beginning and end
 
     def _begin_to_stop(self, reason: str, *, drain: bool, within_s: float) -> None:
+        if self._state == "ended":
+            return
         if self._state == "stopping":
             self._ends_at = min(self._ends_at, self.now + within_s)
             return
         self._state, self._drains, self._ends_at = "stopping", drain, self.now + within_s
-        message = wire.ToWorker(stop=wire.Stop(reason=reason, drain=drain))
-        for session in list(self.members.here):
-            session.send(message)
+        self.members.tell(wire.ToWorker(stop=wire.Stop(reason=reason, drain=drain)))

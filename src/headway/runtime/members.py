@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
+from headway.runtime import wire
 from headway.runtime.encoded import Traffic
 from headway.runtime.letters import failed_letter
 
@@ -176,6 +177,24 @@ class Members:
         """
         self.num_working += not member.works
         member.works = True
+
+    def tell(self, header: wire.ToWorker) -> None:
+        """Send all who are here a message.
+
+        Args:
+            header: It.
+        """
+        for session in list(self.here):
+            session.send(header)
+
+    def tell_of(self, problem: Exception | None) -> None:
+        """Say to all why nothing is acknowledged now; what is said of a job later is the newest.
+
+        Args:
+            problem: Why; ``None``: it is over.
+        """
+        reason = "the server can log again" if problem is None else str(problem)
+        self.tell(wire.ToWorker(wait=wire.Wait(reason=reason)))
 
     def close(self, error: BaseException | None) -> None:
         """Let all go.

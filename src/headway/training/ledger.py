@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from headway.core import Algorithm
     from headway.runtime.hub import Hub
 
-__all__ = ["Ledger", "too_few"]
+__all__ = ["Ledger", "plain", "too_few"]
 
 _TAKE_AT: Final = 200
 _TAKE_EVERY_S: Final = 1.0
@@ -92,7 +93,9 @@ class Ledger:
             self._changed.wait(timeout_s)
 
     def ring(self) -> None:
-        """A signal came. Takes no lock: whoever waits looks again soon by itself."""
+        """Have whoever waits look again. For a signal's handler too: the lock can be taken twice."""
+        with self._changed:
+            self._changed.notify_all()
 
     # --- for the hub's thread
 
@@ -133,6 +136,7 @@ class Ledger:
             virtual_time_s=now,
             wall_time_s=now - self._began_s,
             idle_share=tally.idle_share(now),
+            execution={"mode": "server"},
             stop_reason=reason,
             warnings=[*(warnings or ()), *_bad(tally.reasons["not_finite"], tally.updates)],
             log_hash=self._hash.hexdigest() if self._folder is not None else "",
@@ -190,9 +194,12 @@ class Ledger:
         events = hub.server.take_events()
         self._taken_s = time.monotonic()
         for event in events:
-            if type(event) is Submitted and event.status != "rejected" and "loss" in event.metrics:
-                total, count = self._losses
-                self._losses = (total + event.metrics["loss"], count + 1)
+            if type(event) is Submitted and event.status != "rejected":
+                loss = event.metrics.get("loss", math.nan)
+                # One that is not finite would be all that is seen of the others.
+                if math.isfinite(loss):
+                    total, count = self._losses
+                    self._losses = (total + loss, count + 1)
         if self._folder is not None:
             self._hash.extend(events)
             self._folder.append_events(events)
@@ -216,6 +223,23 @@ class Ledger:
         self._history.append(point)
         if self._folder is not None:
             self._folder.append_point(point)
+
+
+def plain(tree: Any) -> Any:
+    """A status as strict JSON can hold it: what is not finite becomes ``None``.
+
+    Args:
+        tree: Of dicts, lists and values.
+
+    Example:
+        >>> plain({"staleness": float("nan"), "workers": [{"updates": 3}]})
+        {'staleness': None, 'workers': [{'updates': 3}]}
+    """
+    if isinstance(tree, dict):
+        return {name: plain(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> ExchangeError:

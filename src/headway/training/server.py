@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, final
 
 from torch import nn
 from torch.optim import Optimizer
@@ -37,7 +37,7 @@ from headway.training.durable import LogKeeper
 from headway.training.ending import Ending, ending
 from headway.training.home import Durability, Home
 from headway.training.instructions import instructions_for
-from headway.training.ledger import Ledger, too_few
+from headway.training.ledger import Ledger, plain, too_few
 from headway.training.original import Original
 from headway.training.policies import USUAL_FACTOR, Policy
 from headway.training.rules import choose_algorithm
@@ -263,7 +263,7 @@ class ParameterServer:
             # A torn model is another one at the second look.
             pulls=self._offer[1] if self._consistent else None,
             timeouts=self._timeouts,
-            status=lambda: json.dumps(self.status()),
+            status=lambda: json.dumps(self.status(), allow_nan=False),
         )
         self._network = network
         hub.start()
@@ -392,7 +392,7 @@ class ParameterServer:
     def status(self) -> dict[str, Any]:
         """Who is in, how stale they are, and why updates were dropped: plain values for JSON."""
         hub, _ = self._running()
-        return hub.call(self._status)
+        return cast("dict[str, Any]", plain(hub.call(self._status)))
 
     def _status(self) -> dict[str, Any]:
         hub, ledger = self._running()

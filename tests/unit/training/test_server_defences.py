@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+import threading
+
 import pytest
 
 from headway.core.errors import ExchangeError
@@ -96,3 +100,76 @@ def test_of_those_who_have_left_a_bounded_number_is_remembered(tmp_path, monkeyp
     with kit.server(kit.line(), checkpoint_dir=tmp_path) as server:
         assert kit.Raw(server).name == "worker-11"
         assert kit.Raw(server, names[-1]).ask().job.client == 10
+
+
+# --- what is written down
+
+
+def test_a_loss_that_is_no_number_does_not_hide_the_others():
+    with kit.server(kit.line()) as server:
+        raw = kit.Raw(server)
+        for loss in (2.0, math.nan, math.inf, 4.0):
+            raw.work(metrics={"loss": loss})
+        result = server.stop()
+    assert result.final("train_loss") == 3.0
+
+
+def test_a_status_is_strict_json(monkeypatch):
+    with kit.server(kit.line()) as server:
+        kit.Raw(server, "ada").work()
+        monkeypatch.setattr(server._hub.members.by_name["ada"], "staleness", math.inf)
+        told = json.loads(json.dumps(server.status(), allow_nan=False))
+        assert told["workers"][0]["staleness"] is None
+
+
+# --- ends
+
+
+def test_a_stop_that_comes_when_the_server_has_ended_changes_nothing():
+    server = kit.server(kit.line()).start()
+    server.stop()
+    server._hub._begin_to_stop("late", drain=False, within_s=0.0)
+    assert server._hub.state == "ended"
+
+
+def test_an_error_in_the_last_write_ends_the_server_all_the_same(monkeypatch):
+    server = kit.server(kit.line()).start()
+
+    def full(hub):
+        if hub.state == "ended":
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(server._hub, "settled", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        server.stop()
+    assert server._hub.join(kit.WAIT_S)
+    assert server._hub.state == "ended"
+
+
+def test_whoever_waits_looks_again_when_a_signal_came():
+    with kit.server(kit.line()) as server:
+        ledger = server._ledger
+        threads = kit.Threads()
+        waits = threading.Event()
+        changed = ledger._changed
+
+        def wait():
+            with changed:
+                waits.set()
+                assert changed.wait(kit.WAIT_S)
+
+        threads.go(wait)
+        assert waits.wait(kit.WAIT_S)
+        ledger.ring()
+        threads.join()
+
+
+def test_what_ended_a_server_is_said_once_and_there_is_no_virtual_time():
+    server = kit.server(kit.line()).start()
+    result = server.stop("terminated")
+    result.interrupted = True
+    told = str(result)
+    assert "terminated" in told
+    assert "interrupted" not in told
+    assert "virtual time" not in told
+    assert "wall time" in told
