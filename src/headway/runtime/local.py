@@ -6,6 +6,8 @@ no change of threads on its way.
 
 from __future__ import annotations
 
+import selectors
+import time
 from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -16,6 +18,7 @@ from google.protobuf.message import DecodeError
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ProtocolError, ServerLostError
 from headway.runtime.encoded import SHARED, Traffic
+from headway.runtime.loop import give_way
 from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.sharing import ServerShare, WorkerShare
 from headway.runtime.wire import ToServer, ToWorker, Welcome
@@ -142,10 +145,14 @@ class LocalLink:
 
     Args:
         pipe: Its end of the pipe.
+        spin_s: For how long to look again and again for a message before sleeping, in seconds.
     """
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Connection, *, spin_s: float = 0.0) -> None:
         self._pipe = pipe
+        self._spin_s = spin_s
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(pipe, selectors.EVENT_READ)
         self._share: WorkerShare | None = None
         self._heard: deque[ToWorker] = deque()
         self.traffic = Traffic(encoding=SHARED, pulls=SHARED)
@@ -180,7 +187,7 @@ class LocalLink:
         heard = self._heard
         if not heard:
             try:
-                if timeout_s is not None and not self._pipe.poll(timeout_s):
+                if not self._can_read(timeout_s):
                     return None
                 header = ToWorker.FromString(self._pipe.recv_bytes())
             except (EOFError, OSError, ValueError) as error:
@@ -204,7 +211,20 @@ class LocalLink:
 
     def close(self) -> None:
         """End the connection."""
+        self._selector.close()
         self._pipe.close()
+
+    def _can_read(self, timeout_s: float | None) -> bool:
+        select = self._selector.select
+        if select(0.0):
+            return True
+        if self._spin_s and timeout_s != 0.0:
+            until = time.perf_counter() + self._spin_s
+            while time.perf_counter() < until:
+                give_way()
+                if select(0.0):
+                    return True
+        return timeout_s != 0.0 and bool(select(timeout_s))
 
 
 def _lost() -> ServerLostError:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import selectors
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, TypeVar, final
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "give_way"]
 
 _T = TypeVar("_T")
 _LOOK_EVERY_S: Final = 0.5
@@ -22,9 +23,14 @@ class Loop:
     """What one thread has to do, in the order in which it came.
 
     :meth:`post` and :meth:`call` are for any thread; the others for the loop's own.
+
+    Attributes:
+        spin_s: For how long it looks again and again before it sleeps, in seconds. Who sleeps has
+            to be woken, and that can take longer than the work; who does not sleep takes a core.
     """
 
     def __init__(self) -> None:
+        self.spin_s = 0.0
         self._selector = selectors.DefaultSelector()
         self._posted: deque[Callable[[], object]] = deque()
         self._ear, self._bell = os.pipe()
@@ -118,10 +124,20 @@ class Loop:
         Args:
             patience_s: How long, in seconds.
         """
-        for key, _ in self._selector.select(0.0 if self._posted else patience_s):
+        for key, _ in self._select(0.0 if self._posted else patience_s):
             key.data()
         for _ in range(len(self._posted)):
             self._posted.popleft()()
+
+    def _select(self, patience_s: float) -> list[tuple[selectors.SelectorKey, int]]:
+        found = self._selector.select(0.0)
+        until = time.perf_counter() + min(self.spin_s, patience_s)
+        while not (found or self._posted) and time.perf_counter() < until:
+            give_way()
+            found = self._selector.select(0.0)
+        if found or self._posted or not patience_s:
+            return found
+        return self._selector.select(patience_s)
 
     def close(self) -> None:
         """Nothing is waited for any more. What was posted is done first."""
@@ -137,3 +153,9 @@ class Loop:
     def _hear(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._ear, 4096)
+
+
+def give_way() -> None:
+    """Let others have this core for a moment, if there are any who want it."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()

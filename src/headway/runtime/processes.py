@@ -6,6 +6,7 @@ thread of torch, and a pipe of its own beside the exchange's, for what goes wron
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -38,6 +39,8 @@ __all__ = ["Processes", "Team", "all_gone"]
 _METHODS: Final = ("spawn", "forkserver")
 _GRACE_S: Final = 2.0
 _START_S: Final = 300.0
+_SPIN_S: Final = 1e-3
+"""Most steps of small models are shorter; for others to sleep costs little."""
 
 
 @final
@@ -140,6 +143,7 @@ class Brief(NamedTuple):
         device: Where it trains.
         slowdown: Its factor.
         prefetch: Whether it asks ahead.
+        spin_s: For how long it looks for a message before it sleeps.
     """
 
     task: Objective
@@ -149,6 +153,7 @@ class Brief(NamedTuple):
     device: torch.device
     slowdown: float
     prefetch: bool
+    spin_s: float
 
 
 @final
@@ -182,6 +187,7 @@ class Team:
         self.failure: BaseException | None = None
         self.failed_in = -1
         self._context: Any = torch.multiprocessing.get_context(chosen.start_method)
+        self._spin_s = _SPIN_S if _num_cores() > chosen.num_workers else 0.0
         self._hands: list[_Hand] = []
         self._deaths: list[str] = []
         try:
@@ -189,7 +195,9 @@ class Team:
                 for index in range(chosen.num_workers):
                     factor = float(chosen.slowdown.get(index, 1.0))
                     name = f"worker-{index}"
-                    brief = Brief(task, algorithm, seed, name, device, factor, chosen.prefetch)
+                    brief = Brief(
+                        task, algorithm, seed, name, device, factor, chosen.prefetch, self._spin_s
+                    )
                     self._hands.append(_Hand(self._context, brief))
             self._wait_for_all()
         except BaseException:
@@ -212,6 +220,7 @@ class Team:
             layout: Of the model.
             gone: Called by the hub's thread when one has ended or failed.
         """
+        hub.loop.spin_s = self._spin_s
         for hand in self._hands:
             LocalSession(hub, hand.exchange, segments, layout)
             hub.loop.post(partial(self._watch, hub, hand, gone))
@@ -358,6 +367,13 @@ def all_gone(deaths: list[str]) -> HeadwayError:
     )
 
 
+def _num_cores() -> int:
+    """How many cores this process may use; with one more than workers, the server has its own."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _work(exchange: Connection, control: Connection, brief: Brief) -> None:
     """What a worker process does, from its start to its end."""
     # Where it was started by another thread than the main one.
@@ -368,7 +384,7 @@ def _work(exchange: Connection, control: Connection, brief: Brief) -> None:
         from headway.runtime.trainee import Trainee
 
         trainee = Trainee(
-            LocalLink(exchange),
+            LocalLink(exchange, spin_s=brief.spin_s),
             brief.task,
             brief.algorithm,
             seed=brief.seed,
