@@ -261,6 +261,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
                 ("rejected", f"{told.get('rejected', 0):,}" + (f" ({reasons})" if reasons else "")),
                 ("in flight", text.number(told.get("in_flight", 0))),
                 ("staleness", f"{told.get('staleness', 0.0):.2f} versions"),
+                *([("now", told["waits"])] if told.get("waits") else []),
             ]
         ),
     ]

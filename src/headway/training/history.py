@@ -61,6 +61,7 @@ class History:
         version: The newest version that the worker has heard of.
         reconnects: How often it found a server again that it had lost.
         waited_s: Seconds in which it had no job.
+        waits_for: Why it has none now, or had none at the end, in the server's words.
         wall_time_s: Seconds in all.
         stopped: Why the training ended before its data did; empty where it did not.
         encoding: How its updates were compressed, and why so; empty: that was not decided.
@@ -79,6 +80,7 @@ class History:
     version: int = 0
     reconnects: int = 0
     waited_s: float = 0.0
+    waits_for: str = ""
     wall_time_s: float = 0.0
     stopped: str = ""
     encoding: str = ""
@@ -140,6 +142,7 @@ class History:
             "version": self.version,
             "reconnects": self.reconnects,
             "waited_s": self.waited_s,
+            "waits_for": self.waits_for,
             "wall_time_s": self.wall_time_s,
             "samples_per_s": self.samples_per_s,
             "stopped": self.stopped,
@@ -162,7 +165,7 @@ class History:
                 f"{self.examples:,} in {self.batches:,} batches, "
                 f"{text.number(self.samples_per_s)} per second",
             ),
-            ("waited", text.seconds(self.waited_s)),
+            ("waited", text.seconds(self.waited_s) + (self.waits_for and f"; {self.waits_for}")),
             ("wall time", text.seconds(self.wall_time_s)),
         ]
         if self.traffic and not self.encoding.startswith("none"):

@@ -13,6 +13,7 @@ from headway.core.errors import ExchangeError
 from headway.observe import LogHash, Point, Result, RunFolder
 from headway.observe.folder import REPORT
 from headway.observe.journal import result_of
+from headway.training.standstill import Standstill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,7 @@ class Ledger:
         began_s: float,
     ) -> None:
         self.seen = (0, 0)
+        self._standstill = Standstill(algorithm)
         self._about = _about(algorithm, task, seed, concurrency)
         self._folder = None if folder is None else RunFolder.create(folder, _config(self._about))
         if self._folder is not None:
@@ -84,13 +86,14 @@ class Ledger:
         return joined >= num_workers and here == 0
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until somebody comes or goes.
+        """Wait until somebody comes or goes. If all have been waiting for others, it is said.
 
         Args:
             timeout_s: How long at most, in seconds.
         """
         with self._changed:
             self._changed.wait(timeout_s)
+        self._standstill.warn()
 
     def ring(self) -> None:
         """Have whoever waits look again. For a signal's handler too: the lock can be taken twice."""
@@ -111,6 +114,7 @@ class Ledger:
             self.seen = (members.num_working, here)
             with self._changed:
                 self._changed.notify_all()
+        self._standstill.look(hub)
         events = hub.server.events
         if events and (len(events) >= _TAKE_AT or time.monotonic() - self._taken_s > _TAKE_EVERY_S):
             self._take(hub)
@@ -184,6 +188,7 @@ class Ledger:
             "reasons": dict(sorted(tally.reasons.items())),
             "examples": tally.examples,
             "in_flight": server.num_in_flight,
+            "waits": self._standstill.told or None,
             "concurrency": self._about["concurrency"],
             "staleness": round(tally.recent_staleness, 3),
             "train_loss": self._history[-1].metrics[_METRIC] if self._history else None,

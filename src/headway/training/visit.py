@@ -227,7 +227,9 @@ class Visit:
         hear = partial(exchange.next, _LOOK_EVERY_S)
         work = self._surely(hear)
         while work is None and exchange.stopped is None and not self._wanted:
+            self._diary.history.waits_for = exchange.waiting
             work = self._surely(hear)
+        self._diary.history.waits_for = "" if work is not None else exchange.waiting
         self._diary.history.waited_s += time.perf_counter() - began
         return work
 

@@ -8,8 +8,10 @@ import threading
 
 import pytest
 
+import headway
 from headway.core.errors import ExchangeError
 from headway.runtime import members, wire
+from headway.training.standstill import Standstill
 from tests.unit.training import server_kit as kit
 
 # --- counts
@@ -173,3 +175,53 @@ def test_what_ended_a_server_is_said_once_and_there_is_no_virtual_time():
     assert "interrupted" not in told
     assert "virtual time" not in told
     assert "wall time" in told
+
+
+# --- rounds that cannot end
+
+
+def test_a_round_that_waits_for_workers_who_are_not_here_says_so_once(caplog):
+    now = [0.0]
+    with kit.server(kit.line(), update_rule="fedavg") as server:
+        still = server._ledger._standstill = Standstill(server.algorithm, lambda: now[0])
+        raws = [kit.Raw(server) for _ in range(3)]
+        for raw in raws:
+            assert raw.work().receipt.status == "buffered"
+        assert server.status()["waits"] is None
+        for raw in raws:
+            assert raw.ask().wait.reason == "waits for the round to end"
+        assert server.status()["waits"] == "waits for 10 workers, 3 are here"
+        assert [raw.hear().wait.reason for raw in raws] == [
+            "the server waits for 10 workers, 3 are here"
+        ] * 3
+        still.warn()
+        assert not caplog.records
+        now[0] = 10.0
+        still.warn()
+        still.warn()
+        (record,) = caplog.records
+        assert "waits for 10 workers, 3 are here" in record.getMessage()
+        assert "headway.algorithms.fedavg(clients_per_round=...)" in record.getMessage()
+        kit.Raw(server).ask()
+        assert server.status()["waits"] is None
+
+
+def test_a_worker_tells_what_its_server_waits_for():
+    with kit.server(kit.line(), update_rule="fedavg") as server:
+        worker = kit.worker(server, local_batch_size=6)
+        threads = kit.Threads()
+        threads.go(
+            lambda: worker.train(
+                dataset=kit.regression(),
+                loss_fn="mse",
+                epochs=2,
+                optimizer=headway.optim.SGD(lr=0.01),
+            )
+        )
+        told = server._ledger._standstill
+        while not told.told:
+            server.status()
+        server.stop()
+        (history,) = threads.join()
+    assert history.waits_for == "the server waits for 10 workers, 1 is here"
+    assert "waits for 10 workers, 1 is here" in str(history)
