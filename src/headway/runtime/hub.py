@@ -26,6 +26,7 @@ from headway.runtime.parcel import Parcel, Session
 from headway.runtime.patience import Patience
 from headway.runtime.porter import Porter
 from headway.runtime.returning import Returning
+from headway.runtime.unsent import Looks
 from headway.task.streams import job_bits
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Hub:
         self.outbox = Outbox(self.loop, None if logged is None else logged.journal)
         self.patience = Patience(self.members.tell_of)
         self.returning = Returning(self.members, self._deals, self.tally, self._free)
+        self._looks = Looks()
         self._timers: list[float] = []
         self._state: State = "new"
         self._drains = False
@@ -368,10 +370,11 @@ class Hub:
 
     def _show(self, session: Session) -> None:
         """Send the model as it is, without a job: a copy, because nothing holds a snapshot of it."""
-        parameters, buffers = self.server.parameters.clone(), self.server.buffers
-        letter = wire.ToWorker(job=wire.Job(version=self.server.version, look=True))
+        version = self.server.version
+        parameters, buffers = self._looks.take(version, self.server.parameters, self.server.buffers)
+        letter = wire.ToWorker(job=wire.Job(version=version, look=True))
         self.tally.send(parameters, buffers)
-        self.outbox.send(session, letter, parameters, None if buffers is None else buffers.clone())
+        self.outbox.send(session, letter, parameters, buffers)
 
     def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
         push, now = parcel.header.push, self.now

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, final
+from queue import Empty
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -39,6 +39,7 @@ from headway.runtime.security import ServerTLS, check_server, is_authorised
 from headway.runtime.segments import machine
 from headway.runtime.sharing import ServerShare
 from headway.runtime.timeouts import Timeouts
+from headway.runtime.unsent import Letter, Unsent
 from headway.runtime.vectors import Offer, ServerVectors
 
 if TYPE_CHECKING:
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["NetworkServer"]
 
 _STATUS_THREADS: Final = 4
-_QUEUED: Final = 256
-"""More messages than a worker that reads ever has before it."""
-_VECTORS: Final = 8
-"""Likewise, of those with a model or an answer."""
 _UNTAKEN: Final = 4
 """How many messages of one worker may wait for the hub."""
 _LOOK_EVERY_S: Final = 0.5
@@ -236,14 +233,6 @@ class NetworkServer:
             self._sessions.discard(session)
 
 
-class _Letter(NamedTuple):
-    """What the writer has to send."""
-
-    header: wire.ToWorker
-    vector: Tensor | None
-    buffers: Buffers | None
-
-
 @final
 class NetworkSession:
     """A worker at the other end of a stream. The hub's thread calls what :class:`Session` names.
@@ -264,9 +253,8 @@ class NetworkSession:
         self._closed = False
         self._vectors = ServerVectors(server.offer)
         self.traffic = self._vectors.traffic
-        self._letters: SimpleQueue[_Letter | None] = SimpleQueue()
+        self._unsent = Unsent()
         self._untaken = threading.Semaphore(_UNTAKEN)
-        self._unsent = threading.Semaphore(_VECTORS)
         self._pace = Pace(server.timeouts.heartbeat_s)
         self._vital = Vital(server.timeouts)
 
@@ -289,24 +277,16 @@ class NetworkSession:
         """
         if self._closed:
             return
-        if self._letters.qsize() >= _QUEUED:
-            self._give_up()
-            return
         if self._share is not None and header.HasField("cancel"):
             self._share.ended(header.cancel.job)
         if vector is not None and self._shares and self._share is not None:
             self._share.put(vectors_of(header), vector, buffers, header.job.id)
             vector = buffers = None
-        if vector is not None and not self._unsent.acquire(blocking=False):
-            self._give_up()
-            return
-        self._letters.put(_Letter(header, vector, buffers))
-
-    def _give_up(self) -> None:
-        # It asks and asks, and does not read the answers.
-        self._closed = True
-        self._cancel()
-        self._hub.gone(self)
+        if not self._unsent.put(Letter(header, vector, buffers)):
+            # It asks and asks, and does not read the answers.
+            self._closed = True
+            self._cancel()
+            self._hub.gone(self)
 
     def welcome(self, header: wire.ToWorker) -> None:
         """Send the welcome, and offer a worker of this machine to share memory.
@@ -339,7 +319,7 @@ class NetworkSession:
     def finish(self) -> None:
         """Nothing more is sent. For any thread."""
         self._closed = True
-        self._letters.put(None)
+        self._unsent.finish()
 
     def write(self) -> Iterator[bytes]:
         """What the stream sends.
@@ -349,7 +329,7 @@ class NetworkSession:
         """
         patience: float | None = self._server.timeouts.join_s
         try:
-            while (letter := self._letters.get(timeout=patience)) is not None:
+            while (letter := self._unsent.get(patience)) is not None:
                 patience = None
                 if letter.vector is None and letter.header.HasField("receipt"):
                     yield from self._with_what_follows(letter)
@@ -362,15 +342,15 @@ class NetworkSession:
             self._vectors.close()
             self._server.forget(self)
 
-    def _with_what_follows(self, receipt: _Letter) -> Iterator[bytes]:
+    def _with_what_follows(self, receipt: Letter) -> Iterator[bytes]:
         """A receipt travels with the job that comes right after it, if that is here by now."""
         try:
-            after = self._letters.get_nowait()
+            after = self._unsent.get(0.0)
         except Empty:
             yield from self._messages(receipt)
             return
         if after is None:
-            self._letters.put(None)
+            self._unsent.finish()
             yield from self._messages(receipt)
         elif after.header.HasField("job"):
             after.header.before.append(receipt.header)
@@ -379,7 +359,7 @@ class NetworkSession:
             yield from self._messages(receipt)
             yield from self._messages(after)
 
-    def _messages(self, letter: _Letter) -> Iterator[bytes]:
+    def _messages(self, letter: Letter) -> Iterator[bytes]:
         pieces = self._pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
         data = letter.header.SerializeToString()
         self.traffic.down_bytes += len(data)
@@ -388,10 +368,9 @@ class NetworkSession:
             data = as_chunk(piece)
             self.traffic.down_bytes += len(data)
             yield data
-        if letter.vector is not None:
-            self._unsent.release()
+        self._unsent.sent(letter)
 
-    def _pieces(self, letter: _Letter, limit: int) -> Iterator[memoryview]:
+    def _pieces(self, letter: Letter, limit: int) -> Iterator[memoryview]:
         header, vector, buffers = letter
         if vector is None:
             return iter(())
@@ -419,9 +398,8 @@ class NetworkSession:
             if not said.HasField("beat"):
                 return data
             self._vital.beat(said.beat.slack_s)
-            if self._letters.qsize() < _QUEUED:
-                answer = wire.ToWorker(beat=wire.Beat(number=said.beat.number))
-                self._letters.put(_Letter(answer, None, None))
+            answer = wire.ToWorker(beat=wire.Beat(number=said.beat.number))
+            self._unsent.put(Letter(answer))
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Read the stream until it ends.
