@@ -425,3 +425,36 @@ def test_a_process_that_fails_with_a_worker_connected_ends():
             link.close()
     assert process.returncode == 1
     assert "RuntimeError: of the user" in said
+
+
+def fails(rig):
+    """The hub ends with an error; the network stays."""
+
+    def fail():
+        raise ZeroDivisionError("of an algorithm")
+
+    rig.hub.loop.post(fail)
+    assert rig.hub.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_server_whose_hub_has_ended_refuses(rig, failed):
+    made = rig(10)
+    if failed:
+        fails(made)
+    else:
+        made.stop()
+    with pytest.raises(RefusedError, match="ZeroDivisionError" if failed else "has ended"):
+        made.joined()
+    made.hub.error = None
+
+
+def test_who_came_before_the_hub_ended_and_joins_after_it_is_refused(rig):
+    made = rig(10)
+    exchange = made.exchange()
+    assert made.network._sessions
+    fails(made)
+    # It is told at the latest when it joins, and may be gone by then.
+    with pytest.raises((RefusedError, ServerLostError), match=r"ZeroDivisionError|has gone"):
+        exchange.join(PATIENCE_S)
+    made.hub.error = None

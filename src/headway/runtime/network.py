@@ -31,6 +31,7 @@ from headway.runtime.chunks import (
 from headway.runtime.compression import KINDS
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker, Vital, paced
 from headway.runtime.leases import Pace
+from headway.runtime.letters import failed_letter, refused_letter
 from headway.runtime.listening import address_of, check_port, listen, options
 from headway.runtime.parcel import Parcel, vectors_of
 from headway.runtime.pool import Pool
@@ -185,16 +186,16 @@ class NetworkServer:
         self._check(context)
         session = NetworkSession(self, context.cancel)
         with self._lock:
-            full = self._stopped or len(self._sessions) >= self._max_workers
-            if not full:
+            refused = self._refusal()
+            if refused is None:
                 self._sessions.add(session)
         # A stream that is broken off at once is never written to: no writer says that it ended.
-        if not full and not context.add_callback(lambda: self.forget(session)):
+        if refused is None and not context.add_callback(lambda: self.forget(session)):
             self.forget(session)
             return iter(())
         context.send_initial_metadata(())
-        if full:
-            return iter((self._no_room().SerializeToString(),))
+        if refused is not None:
+            return iter((refused.SerializeToString(),))
         threading.Thread(
             target=session.read, args=(requests,), name="headway-reader", daemon=True
         ).start()
@@ -212,16 +213,33 @@ class NetworkServer:
     def _look(self) -> None:
         with self._lock:
             sessions = list(self._sessions)
+        ended = self._ended()
         for session in sessions:
-            session.look()
+            if ended is None:
+                session.look()
+            else:
+                # It came when nobody took messages any more.
+                session.send(ended)
+                session.finish()
 
-    def _no_room(self) -> wire.ToWorker:
-        refused = wire.Refused(
-            code="full",
-            message=f"the server has {self._max_workers} connections, and takes no more",
-            help="start it with a larger max_workers, or fewer workers",
+    def _refusal(self) -> wire.ToWorker | None:
+        if (ended := self._ended()) is not None:
+            return ended
+        if not self._stopped and len(self._sessions) < self._max_workers:
+            return None
+        return refused_letter(
+            "full",
+            f"the server has {self._max_workers} connections, and takes no more",
+            "start it with a larger max_workers, or fewer workers",
         )
-        return wire.ToWorker(refused=refused)
+
+    def _ended(self) -> wire.ToWorker | None:
+        """What to say where no hub answers any more; ``None``: it does."""
+        if self.hub.state != "ended":
+            return None
+        if self.hub.error is not None:
+            return failed_letter(self.hub.error)
+        return refused_letter("stopping", "the server has ended")
 
     def forget(self, session: NetworkSession) -> None:
         """A session has ended.
