@@ -101,7 +101,7 @@ class NetworkLink:
         self._sizes: Sizes | None = None
         self._rooms = Rooms(Sizes(_NOTHING), keep=0)
         self._share: WorkerShare | None = None
-        self._may_share = False
+        self._may_share = self._shares = False
         self._max_bytes = MESSAGE_BYTES
         self._vectors = WorkerVectors()
         self.traffic = self._vectors.traffic
@@ -131,7 +131,7 @@ class NetworkLink:
     @property
     def carrier(self) -> str:
         """How vectors travel."""
-        return "inline" if self._share is None else "shared memory"
+        return "shared memory" if self._shares else "inline"
 
     def send(self, parcel: Parcel) -> None:
         """Send a message; waits while the network is busy.
@@ -204,6 +204,7 @@ class NetworkLink:
             with suppress(OSError, ValueError):
                 self._share = WorkerShare(layout, welcome)
                 self._vectors.shares()
+                self._shares = True
                 return True
         rooms = Rooms(self._sizes, keep=_ROOMS)
         for room in [rooms.take() for _ in range(2)]:
@@ -224,6 +225,8 @@ class NetworkLink:
             self._call.cancel()
             self._channel.close()
             self._reader.join(_FAREWELL_S)
+            # What refers to this link would keep the memory that it shares.
+            self._ticker = self._heart = self._share = None
 
     # --- sending
 

@@ -233,11 +233,12 @@ class Hub:
 
     def _end(self) -> None:
         # Whoever waits for the end is told of it, whatever fails on the way.
-        for part in (self._wind_up, self._settle, self.loop.close):
+        for part in (self._wind_up, self._settle, self.loop.close, self.returning.close):
             try:
                 part()
             except BaseException as error:  # noqa: BLE001 (likewise)
                 self.error = self.error or error
+        self.clock, self.settled, self.arrived = partial(float, self.now), None, None
         self._ended.set()
 
     def _wind_up(self) -> None:

@@ -55,7 +55,8 @@ class Loop:
         Args:
             action: It.
         """
-        self._posted.append(action)
+        if not self._closed.is_set():
+            self._posted.append(action)
         if self._owner is not threading.current_thread():
             # The number of a closed pipe may be another file's by now. A full pipe is a bell that
             # has not been heard yet.

@@ -176,6 +176,7 @@ class NetworkServer:
             server.stop(within_s).wait(patience_s)
         if self._pool is not None:
             self._pool.shutdown(wait=False)
+        self._ticker = self._status = None
 
     def _exit(self) -> None:
         self._end(None, _EXIT_S)

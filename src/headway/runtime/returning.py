@@ -17,6 +17,10 @@ RETURN_S: Final = 15.0
 """How long workers have to come back, in seconds: three times the longest wait of a retry."""
 
 
+def _nothing(member: Member, again: bool) -> None:
+    """Where a hub has ended, nobody is lost any more."""
+
+
 @final
 class Returning:
     """Expects workers back. A worker that returns says which jobs it still holds.
@@ -42,6 +46,11 @@ class Returning:
         self._expected: dict[str, Member] = {}
         self._astray: dict[str, set[int]] = {}
         self.due_s: float | None = None
+
+    def close(self) -> None:
+        """Expect nobody any more, and let go of who is told of it."""
+        self._lose = _nothing
+        self._expected, self.due_s = {}, None
 
     def expect(self, jobs: Mapping[str, Iterable[int]], here: Container[str], now: float) -> None:
         """Expect workers, before any has joined.
