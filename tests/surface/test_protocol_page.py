@@ -75,7 +75,7 @@ def refusals():
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func).rpartition(".")[2]
-            place = {"Refusal": 0, "refuse": 1}.get(name)
+            place = {"Refusal": 0, "refused_letter": 0, "refuse": 1}.get(name)
             if place is not None and len(node.args) > place:
                 codes.add(node.args[place])
             codes |= {k.value for k in node.keywords if name == "Refused" and k.arg == "code"}

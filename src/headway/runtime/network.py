@@ -226,7 +226,9 @@ class NetworkServer:
     def _refusal(self) -> wire.ToWorker | None:
         if (ended := self._ended()) is not None:
             return ended
-        if not self._stopped and len(self._sessions) < self._max_workers:
+        if self._stopped:
+            return refused_letter("stopping", "the server is about to end", "")
+        if len(self._sessions) < self._max_workers:
             return None
         return refused_letter(
             "full",
