@@ -75,8 +75,7 @@ class NetworkServer:
         token: What workers have to show; ``None``: nothing.
         insecure: Whether it may listen to the network without TLS.
         max_workers: How many workers may be connected at once, at least 1.
-        status: Makes the JSON that :func:`headway.runtime.connect.fetch_status` asks for; called by
-            a thread of its own.
+        status: Makes the JSON that ``fetch_status`` asks for; called by a thread of its own.
         timeouts: When a silent worker is lost.
         compression: The kinds of codecs that are read; empty: none.
         pulls: How models go to workers that compress: a codec of their differences, ``"exact"``,
@@ -85,8 +84,7 @@ class NetworkServer:
     Raises:
         ConfigurationError: Without TLS it listens to its own machine only.
 
-    Memory: a room of the model's size for each worker whose update is on its way right now, and up
-    to four that nobody uses.
+    Memory: a model for each worker whose update is on its way right now, and up to four to spare.
     """
 
     def __init__(
