@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from headway import core
+from headway.runtime.connect import NetworkLink
 from headway.runtime.hub import Hub
 from headway.runtime.local import LocalLink, LocalSession
+from headway.runtime.network import NetworkServer
 from headway.runtime.parcel import WorkerLink
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory
@@ -46,7 +48,18 @@ def local(hub: Hub, segments: Segments, layout: core.ParameterLayout) -> WorkerL
     return LocalLink(theirs)
 
 
-LINKS: dict[str, Connect] = {"local": local}
+_LISTENING: dict[Hub, NetworkServer] = {}
+
+
+def network(hub: Hub, segments: Segments, layout: core.ParameterLayout) -> WorkerLink:
+    """Over gRPC, every worker of a hub to the same port."""
+    if hub not in _LISTENING:
+        server = _LISTENING[hub] = NetworkServer(hub, layout)
+        server.start()
+    return NetworkLink(_LISTENING[hub].address)
+
+
+LINKS: dict[str, Connect] = {"local": local, "network": network}
 """By name; every scripted test goes over all of them."""
 
 
@@ -77,6 +90,8 @@ class Scripted:
             clock=lambda: self.now,
         )
         self.trainees: dict[str, Trainee] = {}
+        self.refused = 0
+        self._count_refusals()
         self.hub.turn()
         for index in range(num_workers):
             name = f"worker-{index}"
@@ -91,11 +106,18 @@ class Scripted:
         for job, when in arrivals:
             self.now = when
             trainee = self.trainees[self.holder(job)]
-            updates, pushed = self.hub.tally.updates, trainee.num_pushed
-            # A job that was cancelled meanwhile is done in vain, and not handed in.
-            while trainee.num_pushed == pushed:
+            updates = self.hub.tally.updates
+            # A job that was cancelled meanwhile is done in vain: it is not handed in, or, where
+            # the word of it was still on its way, refused.
+            while self.hub.tally.updates == updates:
+                pushed, refused = trainee.num_pushed, self.refused
                 assert trainee.step(timeout_s=30.0)
-            self._turn_until(lambda updates=updates: self.hub.tally.updates > updates)
+                if trainee.num_pushed > pushed:
+                    self._turn_until(
+                        lambda updates=updates, refused=refused: (
+                            self.hub.tally.updates > updates or self.refused > refused
+                        )
+                    )
         return self
 
     def holder(self, job: int) -> str:
@@ -105,10 +127,23 @@ class Scripted:
 
     def close(self) -> None:
         """Let everybody go."""
+        for trainee in self.trainees.values():
+            trainee._exchange.leave()
         for session in list(self.hub.members.here):
             session.close()
+        if (server := _LISTENING.pop(self.hub, None)) is not None:
+            server.stop()
         self.hub.loop.close()
         self.segments.close()
+
+    def _count_refusals(self) -> None:
+        send = self.hub.outbox.send
+
+        def counting(session: Any, header: Any, *rest: Any) -> None:
+            self.refused += header.receipt.reason == "unknown_job"
+            send(session, header, *rest)
+
+        self.hub.outbox.send = counting  # type: ignore[method-assign]
 
     def _begin(self, trainee: Trainee) -> None:
         # To join waits for an answer, which this thread gives.
@@ -119,10 +154,14 @@ class Scripted:
         thread.join()
 
     def _turn_until(self, done: Callable[[], bool]) -> None:
+        moment = threading.Event()
         for _ in range(TURNS):
             self.hub.turn()
             if done():
                 return
+            if self.hub in _LISTENING:
+                # What is on its way is in the hands of other threads.
+                moment.wait(0.001)
         raise AssertionError("the hub waits for something that does not come")
 
 
