@@ -133,10 +133,15 @@ def test_a_disk_that_is_full_of_other_things(serve, small_disk):
     hands = [Hand(served, f"w{index}") for index in range(2)]
     _until(lambda: sum(hand.acknowledged for hand in hands) > 20)
     filler = small_disk / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(bytes(1 << 12)):
-            pass
-    _until(lambda: served.ask("status")["log"]["error"])
+
+    def full():
+        # Again and again: a checkpoint gives the room of older logs back.
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(1 << 12)):
+                pass
+        return served.ask("status")["log"]["error"]
+
+    _until(full)
     filler.unlink(missing_ok=True)
     so_far = sum(hand.acknowledged for hand in hands)
     _until(lambda: sum(hand.acknowledged for hand in hands) > so_far + 100)
