@@ -50,7 +50,7 @@ def test_an_error_is_a_few_lines_and_debug_adds_the_traceback(headway):
 
 
 def test_an_error_that_nobody_expected_asks_for_debug(headway, monkeypatch):
-    def fail(resolved):
+    def fail(resolved, **options):
         raise RuntimeError("the sky fell\nand more")
 
     monkeypatch.setattr("headway.cli.jobs.plan", fail)
@@ -61,7 +61,7 @@ def test_an_error_that_nobody_expected_asks_for_debug(headway, monkeypatch):
 
 
 def test_ctrl_c_before_a_run_is_130(headway, monkeypatch):
-    def interrupt(resolved):
+    def interrupt(resolved, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("headway.cli.jobs.plan", interrupt)
