@@ -182,6 +182,8 @@ class Trial:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_command_of_the_page_does_what_the_page_says(tmp_path):
+    if not os.environ.get("HEADWAY_HOSTS"):
+        pytest.skip("minutes of three hosts' work, and root's rights: set HEADWAY_HOSTS=1")
     for program in ("ip", "openssl", "bash"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
