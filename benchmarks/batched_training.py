@@ -158,8 +158,7 @@ class Simulated:
     def num_compiled(self) -> int:
         """How many shapes this process has compiled so far."""
         trainer = None if self._engine is None else self._engine.choice.trainer
-        compiled = None if trainer is None else trainer._forward.compiled
-        return 0 if compiled is None else len(compiled._compiled)
+        return 0 if trainer is None else trainer.num_compiled
 
     def turn(self) -> float:
         """Clients per second."""

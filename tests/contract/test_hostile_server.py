@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headway.core.errors import ProtocolError
-from headway.runtime import network as module
+from headway.runtime import session as module
 from headway.runtime import sharing
 from headway.runtime.segments import Segments, machine
 from tests.link_kit import PATIENCE_S, Rig, job

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import headway
-from headway.runtime import network as module
+from headway.runtime import session as module
 from headway.runtime import wire
 from tests.link_kit import PATIENCE_S, Rig, job
 

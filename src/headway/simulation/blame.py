@@ -73,6 +73,11 @@ class Accountable:
         """Why nothing is compiled though it was asked for; ``None``: it is, or it was not."""
         return self._trainer.not_compiled  # type: ignore[no-any-return]
 
+    @property
+    def num_compiled(self) -> int:
+        """How many shapes of groups this process has compiled so far."""
+        return getattr(self._trainer, "num_compiled", 0)
+
     def train(
         self, assignments: Sequence[Assignment], into: Tensor | None = None
     ) -> Sequence[LocalResult]:

@@ -128,6 +128,12 @@ class GroupTrainer:
         compiled = self._forward.compiled
         return None if compiled is None else compiled.obstacle
 
+    @property
+    def num_compiled(self) -> int:
+        """How many shapes of groups were compiled so far."""
+        compiled = self._forward.compiled
+        return 0 if compiled is None else compiled.num_shapes
+
     def train(
         self, assignments: Sequence[Assignment], into: Tensor | None = None
     ) -> list[LocalResult]:

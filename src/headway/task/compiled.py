@@ -80,6 +80,11 @@ class CompiledGradients:
         self._lanes = lambda named, fixed, x, y, w: lanes(named, fixed, x, y, w)
         self._compiled: dict[tuple[torch.Size, torch.Size], Any] = {}
 
+    @property
+    def num_shapes(self) -> int:
+        """How many numbers of lanes and sizes of batch were compiled so far."""
+        return len(self._compiled)
+
     def refuse(self, reason: str) -> None:
         """Compile nothing from here on.
 
