@@ -82,6 +82,14 @@ def test_one_copy_is_enough_for_all_who_look_at_one_version(rig, waiting):
         one.close()
 
 
+def test_what_is_said_right_behind_a_join_is_heard(rig, waiting):
+    """Whoever may join has joined by the time the next message is read."""
+    for number in range(1, 21):
+        hasty = Deaf(rig.network.address, 1, look=True)
+        rig.until(lambda number=number: len(waiting) == number)
+        hasty.close()
+
+
 def test_who_reads_may_look_as_often_as_it_likes(rig, waiting):
     exchange = rig.joined("honest")
     for turn in range(30):

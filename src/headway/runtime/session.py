@@ -87,6 +87,7 @@ class NetworkSession:
         self._same_machine = False
         self._joined = False
         self._closed = False
+        self._answered = threading.Event()
         self._vectors = ServerVectors(server.offer)
         self.traffic = self._vectors.traffic
         self._unsent = Unsent()
@@ -141,6 +142,7 @@ class NetworkSession:
                 share.offer(header.welcome)
                 self._share = share
         self._joined = True
+        self._answered.set()
         self.send(header)
 
     def close(self) -> None:
@@ -155,6 +157,7 @@ class NetworkSession:
     def finish(self) -> None:
         """Nothing more is sent. For any thread."""
         self._closed = True
+        self._answered.set()
         self._unsent.finish()
 
     def write(self) -> Iterator[bytes]:
@@ -175,6 +178,7 @@ class NetworkSession:
             self._hub.gone(self)
         finally:
             self._closed = True
+            self._answered.set()
             self._vectors.close()
             self._server.forget(self)
 
@@ -292,6 +296,9 @@ class NetworkSession:
                 self._server.rooms.give(room)
             raise
         self._hub.post(self, Parcel(header, vector, buffers), lambda: self._taken(room))
+        if kind == "join":
+            # What it says at once after that is heard when it is known whether it is let in.
+            self._answered.wait()
 
     def _shared_update(self, push: wire.Push) -> tuple[Tensor | None, Buffers | None]:
         share = self._share
