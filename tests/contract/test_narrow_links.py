@@ -308,7 +308,7 @@ history = worker.train(
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "rss_bytes": int(status["VmHWM"].split()[0]) * 1024,
-    "modules": [name for name in sys.modules if name.startswith("headway.")],
+    "modules": list(sys.modules),
     "encoding": history.encoding, "receipts": dict(history.receipts), "updates": history.updates,
 }))
 """
@@ -319,6 +319,9 @@ NOT_FOR_WORKERS = (
     "headway.runtime.network",
     "headway.runtime.session",
     "headway.dashboard",
+    # The compiler, which a torch optimizer brings along: a third more memory, and seconds.
+    "torch._dynamo",
+    "sympy",
 )
 
 
@@ -339,5 +342,5 @@ def test_a_small_device_gets_through_a_bad_link():
     assert told["updates"] == 12
     assert told["receipts"]["applied"] == 12 == versions
     assert told["encoding"].startswith("topk")
-    assert told["rss_bytes"] < 400_000_000
+    assert told["rss_bytes"] < 350_000_000
     assert not [name for name in told["modules"] if name.startswith(NOT_FOR_WORKERS)]
