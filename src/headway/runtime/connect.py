@@ -1,17 +1,17 @@
 """The network link, the worker's end: a stream to the server, and a thread that reads it.
 
 The thread receives models into rooms that wait for them, so that the next one arrives while the
-worker computes. Nothing here knows a server's modules.
+worker computes. A message that is complete is taken by gRPC's own thread, which has it first: to
+wake another one takes longer than that. Nothing here knows a server's modules.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from math import isfinite
-from queue import Empty, Full, Queue, SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, final
 
 import grpc
@@ -27,9 +27,11 @@ from headway.runtime.chunks import (
     as_chunk,
     chunk_data,
 )
-from headway.runtime.finding import Place, find, why
+from headway.runtime.dialing import code_of, dial, fetch_status
+from headway.runtime.finding import Place, why
 from headway.runtime.heartbeats import Heart, Ticker, paced
 from headway.runtime.leases import Pace
+from headway.runtime.outgoing import Outgoing
 from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.rooms import Room, Sizes
 from headway.runtime.security import WorkerTLS, check_worker, metadata
@@ -39,7 +41,6 @@ from headway.runtime.vectors import WorkerVectors
 __all__ = ["NetworkLink", "fetch_status"]
 
 _WORK: Final = "/headway.v1.Exchange/Work"
-_STATUS: Final = "/headway.v1.Exchange/Status"
 _AHEAD: Final = 2
 """How many chunks may wait for the network: one is sent while the next is copied."""
 _ROOMS: Final = 8
@@ -49,21 +50,9 @@ _FAREWELL_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.5
 _CHUNK_S: Final = 0.5
 """How long a chunk may take, where the server does not say."""
-_BEAT: Final = bytes(((8 << 3) | 2,))
-_WELCOME_BYTES: Final = 16 << 20
-"""A welcome describes the model, and a large model's description is long."""
 _NOTHING: Final = ParameterLayout(())
-_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.max_receive_message_length", _WELCOME_BYTES),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    # The server goes and comes back elsewhere: no connection of another link is used again.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
+_TAKEN: Final = object()
+"""What the reading thread finds in place of a message that was taken already."""
 
 
 @final
@@ -113,17 +102,18 @@ class NetworkLink:
         self._models: dict[int, Room] = {}
         self._looks: list[Room] = []
         self._answers: list[Room] = []
-        self._outbox: Queue[bytes | None] = Queue(_AHEAD)
+        self._outgoing = Outgoing(_AHEAD)
         self._inbox: SimpleQueue[Delivery | ExchangeError] = SimpleQueue()
         self._error: ExchangeError | None = None
+        # Whether the reading thread is at a message that is not complete.
+        self._fills = False
         self._was_silent = False
         self._closed = threading.Event()
         self._over = threading.Event()
         self._ready = threading.Event()
-        self._channel = _open(place, security, connect_timeout_s, once=once)
-        self._call: Any = self._channel.stream_stream(_WORK)(
-            self._requests(), metadata=metadata(token)
-        )
+        self._channel = dial(place, security, connect_timeout_s, once=once)
+        work = self._channel.stream_stream(_WORK, response_deserializer=self._arrived)
+        self._call: Any = work(iter(self._outgoing), metadata=metadata(token))
         self._reader = threading.Thread(target=self._read, name="headway-link", daemon=True)
         self._reader.start()
         self._wait_until_ready(connect_timeout_s)
@@ -172,21 +162,23 @@ class NetworkLink:
             ServerLostError: The server has gone.
             ProtocolError: What came is no message of the protocol.
         """
-        if self._error is not None and self._inbox.empty():
-            raise self._error
-        try:
-            if timeout_s is not None and timeout_s <= 0.0:
-                told = self._inbox.get_nowait()
-            else:
-                told = self._inbox.get(timeout=timeout_s)
-        except Empty:
-            return None
-        if isinstance(told, ExchangeError):
-            self._error = told
-            raise told
-        if self._share is not None and told.header.WhichOneof("kind") in ("job", "receipt"):
-            return self._shared(told.header)
-        return told
+        while True:
+            if self._error is not None and self._inbox.empty():
+                raise self._error
+            try:
+                if timeout_s is not None and timeout_s <= 0.0:
+                    told = self._inbox.get_nowait()
+                else:
+                    told = self._inbox.get(timeout=timeout_s)
+            except Empty:
+                return None
+            if isinstance(told, ExchangeError):
+                self._error = told
+                raise told
+            if self._share is None or told.header.WhichOneof("kind") not in ("job", "receipt"):
+                return told
+            if (delivery := self._shared(told.header)) is not None:
+                return delivery
 
     def attach(self, welcome: wire.Welcome, layout: ParameterLayout) -> bool:
         """Map the segment that the server offers, where it does and that works.
@@ -218,9 +210,7 @@ class NetworkLink:
             self._closed.set()
             if self._ticker is not None:
                 self._ticker.close()
-            # With room in it: whoever fills it stops when the link is closed.
-            with suppress(Full):
-                self._outbox.put(None, timeout=_FAREWELL_S)
+            self._outgoing.finish()
             self._over.wait(_FAREWELL_S)
             self._call.cancel()
             self._channel.close()
@@ -247,15 +237,10 @@ class NetworkLink:
                 help="a model of so many layers joins without a description: give no layout",
             )
         while not self._over.is_set() and not self._closed.is_set():
-            with suppress(Full):
-                self._outbox.put(data, timeout=_LOOK_EVERY_S)
+            if self._outgoing.put(data, _LOOK_EVERY_S):
                 self.traffic.up_bytes += len(data)
                 return
         raise self._lost(None)
-
-    def _requests(self) -> Iterator[bytes]:
-        while (data := self._outbox.get()) is not None:
-            yield data
 
     def _over_with(self, header: wire.ToServer) -> list[Room]:
         """Rooms that nobody needs when this is sent."""
@@ -282,48 +267,72 @@ class NetworkLink:
         self._ticker = Ticker(self._heart.beat, heartbeat_s, "headway-heart")
 
     def _beat(self, beat: wire.Beat) -> bool:
-        with suppress(Full):
-            self._outbox.put_nowait(wire.ToServer(beat=beat).SerializeToString())
-            return True
-        return False
+        return self._outgoing.put(wire.ToServer(beat=beat).SerializeToString())
 
     def _silent(self) -> None:
         self._was_silent = True
         self._call.cancel()
 
-    def _hear(self) -> bytes:
-        """The next message that answers no heartbeat."""
-        while True:
-            data: bytes = next(self._call)
-            self.traffic.down_bytes += len(data)
-            heart = self._heart
-            if heart is None:
-                return data
-            heart.heard()
-            if data[:1] != _BEAT:
-                return data
-            said = wire.ToWorker.FromString(data)
-            if not said.HasField("beat"):
-                return data
-            heart.answered(said.beat)
+    # --- receiving, in a thread of gRPC's
 
-    # --- receiving, in a thread
+    def _arrived(self, data: bytes) -> Any:
+        """What there is to a message for the reading thread: itself, nothing, or an error."""
+        self.traffic.down_bytes += len(data)
+        heart = self._heart
+        if heart is not None:
+            heart.heard()
+        try:
+            if chunk_data(data) is not None:
+                return data
+            header = wire.ToWorker.FromString(data)
+            if heart is not None and header.HasField("beat"):
+                heart.answered(header.beat)
+            elif self._fills or not self._is_complete(header):
+                return data
+            else:
+                self._take(header, len(data))
+        except Exception as problem:  # noqa: BLE001 (the reading thread raises it)
+            return problem
+        return _TAKEN
+
+    def _is_complete(self, header: wire.ToWorker) -> bool:
+        """Whether no chunks follow, and nothing is to be decoded."""
+        if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
+            return True
+        vectors = vectors_of(header)
+        return not vectors.num_values or bool(vectors.inline and not vectors.encoding)
+
+    # --- receiving, in a thread of its own
+
+    def _hear(self) -> bytes:
+        """The next message that was not taken."""
+        while (found := next(self._call)) is _TAKEN:
+            pass
+        if isinstance(found, Exception):
+            raise found
+        data: bytes = found
+        return data
 
     def _read(self) -> None:
         error: ExchangeError
         try:
             self._call.initial_metadata()
             # A call that has failed has metadata too: none.
-            if self._call.is_active() or _code(self._call) == "OK":
+            if self._call.is_active() or code_of(self._call) == "OK":
                 self._ready.set()
             while True:
-                self._inbox.put(self._next())
-                if self._inbox.qsize() > _UNREAD:
-                    raise ProtocolError("the server says more than a worker can hear")
+                data = self._hear()
+                if chunk_data(data) is not None:
+                    raise ProtocolError("a chunk that belongs to nothing")
+                self._fills = True
+                self._take(wire.ToWorker.FromString(data), len(data))
+                self._fills = False
         except StopIteration:
             error = self._lost(None)
         except grpc.RpcError as problem:
-            error = self._refused() if _code(problem) == "UNAUTHENTICATED" else self._lost(problem)
+            error = (
+                self._refused() if code_of(problem) == "UNAUTHENTICATED" else self._lost(problem)
+            )
         except DecodeError as problem:
             error = ProtocolError("what the server said cannot be read", got=str(problem))
         except ExchangeError as problem:
@@ -335,14 +344,11 @@ class NetworkLink:
         self._ready.set()
         self._call.cancel()
         # Wakes the thread that sends.
-        with suppress(Full):
-            self._outbox.put_nowait(None)
+        self._outgoing.finish()
 
-    def _next(self) -> Delivery:
-        data = self._hear()
-        if chunk_data(data) is not None:
-            raise ProtocolError("a chunk that belongs to nothing")
-        header = wire.ToWorker.FromString(data)
+    def _take(self, header: wire.ToWorker, num_bytes: int) -> None:
+        if self._inbox.qsize() >= _UNREAD:
+            raise ProtocolError("the server says more than a worker can hear")
         for receipt in header.before:
             if receipt.WhichOneof("kind") != "receipt" or receipt.before:
                 raise ProtocolError("only receipts go before a job")
@@ -353,6 +359,9 @@ class NetworkLink:
             self._abandon(header.cancel.job)
         if header.HasField("wait"):
             self._vectors.waits()
+        self._inbox.put(self._delivery(header, num_bytes))
+
+    def _delivery(self, header: wire.ToWorker, num_bytes: int) -> Delivery:
         if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
             return Delivery(header)
         vectors = vectors_of(header)
@@ -364,7 +373,7 @@ class NetworkLink:
         if self._rooms.num_out >= _ROOMS:
             raise ProtocolError("the server sends more models than it was asked for")
         room = self._rooms.take()
-        vector, buffers = self._vectors.fill(room, vectors, self._hear, len(data))
+        vector, buffers = self._vectors.fill(room, vectors, self._hear, num_bytes)
         if header.HasField("receipt"):
             self._answers.append(room)
         elif header.job.look:
@@ -378,11 +387,14 @@ class NetworkLink:
         if room is not None:
             self._rooms.give(room)
 
-    def _shared(self, header: wire.ToWorker) -> Delivery:
+    def _shared(self, header: wire.ToWorker) -> Delivery | None:
+        """A message with its vectors; ``None``: what a server that has gone has taken with it."""
         assert self._share is not None
         try:
             return Delivery(header, *self._share.take(vectors_of(header)))
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and self._over.is_set():
+                return None
             raise ProtocolError(
                 "memory that the server shares cannot be opened", got=str(error)
             ) from error
@@ -413,7 +425,7 @@ class NetworkLink:
         )
 
     def _lost(self, problem: grpc.RpcError | None) -> ServerLostError:
-        code = "" if problem is None else _code(problem)
+        code = "" if problem is None else code_of(problem)
         details = "" if problem is None else str(getattr(problem, "details", str)() or "")
         message, help = "the server has gone", "its own messages say why"
         if self._was_silent:
@@ -428,64 +440,3 @@ class NetworkLink:
     @property
     def _was_there(self) -> bool:
         return self._sizes is not None
-
-
-def fetch_status(
-    address: str,
-    *,
-    security: WorkerTLS | None = None,
-    token: str | None = None,
-    insecure: bool = False,
-    timeout_s: float = 10.0,
-) -> dict[str, Any]:
-    """Ask a server how it is.
-
-    Args:
-        address: ``"host:port"``.
-        security: How to know the server; ``None``: the connection is not protected.
-        token: What the server wants to be shown; ``None``: nothing.
-        insecure: Whether the token may travel without protection.
-        timeout_s: How long to wait, in seconds.
-
-    Raises:
-        ConfigurationError: The address is none, or the token would travel in the open.
-        RefusedError: The server wants another token.
-        ServerLostError: There is no such server; the error says what was found instead.
-        ProtocolError: Its answer cannot be read.
-    """
-    place = Place.of(address)
-    check_worker(place.host, security, token, insecure=insecure)
-    channel = _open(place, security, timeout_s)
-    ask: Callable[..., bytes] = channel.unary_unary(_STATUS)
-    try:
-        request = wire.StatusRequest().SerializeToString()
-        reply = ask(request, timeout=timeout_s, metadata=metadata(token))
-        return dict(json.loads(wire.StatusReply.FromString(reply).status))
-    except grpc.RpcError as error:
-        code, details = _code(error), str(getattr(error, "details", str)() or "")
-        if code == "UNAUTHENTICATED":
-            raise RefusedError(
-                "the server wants another token", where=str(place), help="give token=..."
-            ) from None
-        message, help = why(place, code, details, security)
-        raise ServerLostError(message, where=str(place), got=details or None, help=help) from error
-    except (DecodeError, ValueError, TypeError, RecursionError) as error:
-        raise ProtocolError("the server's status cannot be read", got=str(error)) from error
-    finally:
-        channel.close()
-
-
-def _open(place: Place, security: WorkerTLS | None, timeout_s: float, *, once: bool = False) -> Any:
-    options: list[tuple[str, Any]] = list(_OPTIONS)
-    credentials: Any = None if security is None else security.credentials()
-    find(place, timeout_s, once=once)
-    if security is None:
-        return grpc.insecure_channel(str(place), options=options)
-    if security.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", security.server_name))
-    return grpc.secure_channel(str(place), credentials, options=options)
-
-
-def _code(error: grpc.RpcError) -> str:
-    code = getattr(error, "code", lambda: None)()
-    return "" if code is None else str(code.name)

@@ -40,6 +40,8 @@ class Loop:
         self._owner: threading.Thread | None = None
         self._closed = threading.Event()
         self._ringing = threading.Lock()
+        # Whether the bell was rung and not heard: who comes then, is seen with who rang.
+        self._rings = False
 
     def own(self) -> None:
         """The calling thread is the loop's from now on."""
@@ -57,12 +59,13 @@ class Loop:
         """
         if not self._closed.is_set():
             self._posted.append(action)
-        if self._owner is not threading.current_thread():
-            # The number of a closed pipe may be another file's by now. A full pipe is a bell that
-            # has not been heard yet.
-            with self._ringing, suppress(BlockingIOError):
-                if not self._closed.is_set():
-                    os.write(self._bell, b"!")
+        if self._rings or self._owner is threading.current_thread():
+            return
+        # The number of a closed pipe may be another file's by now.
+        with self._ringing:
+            if not self._closed.is_set():
+                self._rings = True
+                os.write(self._bell, b"!")
 
     def call(self, function: Callable[[], _T], timeout_s: float | None = None) -> _T:
         """Have a function called, and wait for its value.
@@ -131,6 +134,8 @@ class Loop:
             self._posted.popleft()()
 
     def _select(self, patience_s: float) -> list[tuple[selectors.SelectorKey, int]]:
+        if not self.spin_s:
+            return self._selector.select(patience_s)
         found = self._selector.select(0.0)
         until = time.perf_counter() + min(self.spin_s, patience_s)
         while not (found or self._posted) and time.perf_counter() < until:
@@ -154,6 +159,8 @@ class Loop:
     def _hear(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._ear, 4096)
+        # Only now: until here nobody rings, and what came meanwhile is done in this turn.
+        self._rings = False
 
 
 def give_way() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 import grpc
@@ -30,9 +32,15 @@ if TYPE_CHECKING:
     from headway.runtime.hub import Hub
     from headway.runtime.segments import Segments
 
+    _Handler = grpc.GenericRpcHandler[Any, Any]
+else:
+    _Handler = grpc.GenericRpcHandler
+
 __all__ = ["NetworkServer"]
 
 _STATUS_THREADS: Final = 4
+_WORK: Final = "/headway.v1.Exchange/Work"
+_STATUS: Final = "/headway.v1.Exchange/Status"
 _EXIT_S: Final = 2.0
 _USUAL: Final = Timeouts()
 
@@ -114,12 +122,7 @@ class NetworkServer:
         """
         pool: Any = Pool(self._max_workers + _STATUS_THREADS, "headway-network")
         server = grpc.server(pool, options=options(self.timeouts))
-        handlers = {
-            "Work": grpc.stream_stream_rpc_method_handler(self._work),
-            "Status": grpc.unary_unary_rpc_method_handler(self._tell),
-        }
-        handler = grpc.method_handlers_generic_handler("headway.v1.Exchange", handlers)
-        server.add_generic_rpc_handlers((handler,))
+        server.add_generic_rpc_handlers((_Calls(self._work, self._tell),))
         self._port = listen(server, self._host, self._port, self._security)
         server.start()
         self._server, self._pool = server, pool
@@ -157,9 +160,12 @@ class NetworkServer:
 
     # --- what gRPC calls
 
-    def _work(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _work(
+        self, ear: _Ear, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
         self._check(context)
         session = NetworkSession(self, context.cancel)
+        ear.belongs_to(session)
         with self._lock:
             refused = self._refusal()
             if refused is None:
@@ -226,3 +232,55 @@ class NetworkServer:
         """
         with self._lock:
             self._sessions.discard(session)
+
+
+@final
+class _Ear:
+    """Where the messages of one call arrive, in gRPC's thread. It keeps no session alive."""
+
+    def __init__(self) -> None:
+        self._session: Callable[[], NetworkSession | None] = _nobody
+
+    def belongs_to(self, session: NetworkSession) -> None:
+        self._session = weakref.ref(session)
+
+    def __call__(self, data: bytes) -> Any:
+        session = self._session()
+        return data if session is None else session.arrived(data)
+
+
+def _nobody() -> None:
+    return None
+
+
+@final
+class _Calls(_Handler):
+    """What can be called. Each stream has an ear of its own.
+
+    Args:
+        work: Answers a stream.
+        tell: Answers a question for the status.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[_Ear, Iterator[bytes], grpc.ServicerContext], Iterator[bytes]],
+        tell: Callable[[bytes, grpc.ServicerContext], bytes],
+    ) -> None:
+        self._work = work
+        self._tell = tell
+
+    def service(self, handler_call_details: Any) -> Any:
+        """How a call is answered; ``None``: there is none of that name.
+
+        Args:
+            handler_call_details: Its name among them.
+        """
+        if handler_call_details.method == _WORK:
+            ear = _Ear()
+            return grpc.stream_stream_rpc_method_handler(
+                partial(self._work, ear), request_deserializer=ear
+            )
+        if handler_call_details.method == _STATUS:
+            return grpc.unary_unary_rpc_method_handler(self._tell)
+        return None

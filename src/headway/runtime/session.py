@@ -2,7 +2,8 @@
 
 Each stream has two threads: one reads what the worker sends and hands it to the hub, one writes
 what the hub has for the worker. So the hub waits for no worker, and a worker that is slow to read
-holds up nobody else.
+holds up nobody else. A message that is complete is handed over by the thread of gRPC's that has it
+first, where that does not have to wait: to wake the reader takes longer.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ _UNTAKEN: Final = 4
 """How many messages of one worker may wait for the hub."""
 _LOOK_EVERY_S: Final = 0.5
 _BEAT: Final = bytes(((5 << 3) | 2,))
+_SHORT: Final = 2 * INLINE_BYTES
+"""What gRPC's thread, which serves all workers, takes of one."""
+_TAKEN: Final = object()
+"""What the reader finds in place of a message that was taken already."""
 
 
 class Owner(Protocol):
@@ -92,6 +97,9 @@ class NetworkSession:
         self.traffic = self._vectors.traffic
         self._unsent = Unsent()
         self._untaken = threading.Semaphore(_UNTAKEN)
+        # Whether the next message may be taken by who has it first.
+        self._is_prompt = False
+        self._held: Letter | None = None
         self._pace = Pace(server.timeouts.heartbeat_s)
         self._vital = Vital(server.timeouts)
 
@@ -119,7 +127,26 @@ class NetworkSession:
         if vector is not None and self._shares and self._share is not None:
             self._share.put(vectors_of(header), vector, buffers, header.job.id)
             vector = buffers = None
-        if not self._unsent.put(Letter(header, vector, buffers)):
+        letter = Letter(header, vector, buffers)
+        held, self._held = self._held, None
+        if held is not None and header.HasField("job"):
+            header.before.append(held.header)
+        elif held is not None:
+            self._put(held)
+        if vector is None and header.HasField("receipt") and not header.receipt.answer.num_values:
+            # It waits for the job right behind it, until the hub's turn ends.
+            self._held = letter
+            self._hub.loop.post(self._flush)
+        else:
+            self._put(letter)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._put(held)
+
+    def _put(self, letter: Letter) -> None:
+        if not self._unsent.put(letter):
             # It asks and asks, and does not read the answers.
             self._closed = True
             self._cancel()
@@ -147,6 +174,7 @@ class NetworkSession:
 
     def close(self) -> None:
         """Let the worker go, once it has been sent what was meant for it."""
+        self._flush()
         self.finish()
         if self._share is not None:
             self._share.close()
@@ -170,10 +198,7 @@ class NetworkSession:
         try:
             while (letter := self._unsent.get(patience)) is not None:
                 patience = None
-                if letter.vector is None and letter.header.HasField("receipt"):
-                    yield from self._with_what_follows(letter)
-                else:
-                    yield from self._messages(letter)
+                yield from self._messages(letter)
         except Empty:
             self._hub.gone(self)
         finally:
@@ -181,23 +206,6 @@ class NetworkSession:
             self._answered.set()
             self._vectors.close()
             self._server.forget(self)
-
-    def _with_what_follows(self, receipt: Letter) -> Iterator[bytes]:
-        """A receipt travels with the job that comes right after it, if that is here by now."""
-        try:
-            after = self._unsent.get(0.0)
-        except Empty:
-            yield from self._messages(receipt)
-            return
-        if after is None:
-            self._unsent.finish()
-            yield from self._messages(receipt)
-        elif after.header.HasField("job"):
-            after.header.before.append(receipt.header)
-            yield from self._messages(after)
-        else:
-            yield from self._messages(receipt)
-            yield from self._messages(after)
 
     def _messages(self, letter: Letter) -> Iterator[bytes]:
         pieces = self._pieces(letter, min(INLINE_BYTES, self._pace.num_bytes))
@@ -226,12 +234,42 @@ class NetworkSession:
             # A worker that does not read holds up the writer.
             self._cancel()
 
+    def arrived(self, data: bytes) -> Any:
+        """Take a message, in the thread of gRPC's that serves all workers, if that takes no time.
+
+        Args:
+            data: The message.
+
+        Returns:
+            What there is to it for the reader: itself, nothing, or an error.
+        """
+        self.traffic.up_bytes += len(data)
+        self._vital.heard()
+        if not self._is_prompt or len(data) > _SHORT or data[:1] == _BEAT:
+            return data
+        try:
+            if chunk_data(data) is not None:
+                return data
+            header = wire.ToServer.FromString(data)
+            kind = header.WhichOneof("kind")
+            if kind == "join" or (kind == "push" and not _is_complete(header.push.update)):
+                return data
+            if not self._untaken.acquire(blocking=False):
+                return data
+            self._take(header, kind, _no_more)
+        except Exception as problem:  # noqa: BLE001 (the reader raises it)
+            return problem
+        return _TAKEN
+
     def _hear(self, requests: Iterator[bytes]) -> bytes:
-        """The next message that is no heartbeat."""
+        """The next message that is no heartbeat, and was not taken."""
         while True:
-            data = next(requests)
-            self.traffic.up_bytes += len(data)
-            self._vital.heard()
+            found: Any = next(requests)
+            if found is _TAKEN:
+                continue
+            if isinstance(found, Exception):
+                raise found
+            data: bytes = found
             if not self._joined or data[:1] != _BEAT:
                 return data
             said = wire.ToServer.FromString(data)
@@ -263,11 +301,21 @@ class NetworkSession:
             raise
 
     def _read_one(self, requests: Iterator[bytes]) -> None:
+        self._is_prompt = self._joined
         data = self._hear(requests)
+        self._is_prompt = False
         if chunk_data(data) is not None:
             raise ProtocolError("a chunk that belongs to nothing")
         header = wire.ToServer.FromString(data)
         kind = header.WhichOneof("kind")
+        self._wait_for_the_hub()
+        self._take(header, kind, partial(self._hear, requests))
+        if kind == "join":
+            # What it says at once after that is heard when it is known whether it is let in.
+            self._answered.wait()
+
+    def _take(self, header: wire.ToServer, kind: str | None, hear: Callable[[], bytes]) -> None:
+        """Hand a message to the hub, with its vector."""
         vector, buffers, room = None, None, None
         if kind == "join":
             self._same_machine = header.join.machine == machine() != ""
@@ -287,18 +335,13 @@ class NetworkSession:
         try:
             if room is not None:
                 self._vital.in_message = True
-                hear = partial(self._hear, requests)
                 vector, buffers = self._vectors.fill(room, header.push.update, hear)
                 self._vital.in_message = False
-            self._wait_for_the_hub()
         except BaseException:
             if room is not None:
                 self._server.rooms.give(room)
             raise
         self._hub.post(self, Parcel(header, vector, buffers), lambda: self._taken(room))
-        if kind == "join":
-            # What it says at once after that is heard when it is known whether it is let in.
-            self._answered.wait()
 
     def _shared_update(self, push: wire.Push) -> tuple[Tensor | None, Buffers | None]:
         share = self._share
@@ -321,3 +364,14 @@ class NetworkSession:
         self._untaken.release()
         if room is not None:
             self._server.rooms.give(room)
+
+
+def _is_complete(vectors: wire.Vectors) -> bool:
+    """Whether no chunks follow, and nothing is to be decoded."""
+    if vectors.HasField("place") or not vectors.num_values:
+        return True
+    return bool(vectors.inline and not vectors.encoding)
+
+
+def _no_more() -> bytes:
+    raise ProtocolError("a vector is not complete, and something else follows")
