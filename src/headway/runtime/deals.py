@@ -120,6 +120,21 @@ class Deals:
             tally.lose(given.number, 0, now - given.since_s)
         return jobs
 
+    def cancel(self, job: int, tally: Tally, now: float) -> Given | None:
+        """A job is not wanted any more; ``None``: it was not out.
+
+        Args:
+            job: Its id.
+            tally: Where it is counted.
+            now: The server's time.
+        """
+        given = self.end(job)
+        if given is not None:
+            given.member.jobs.discard(job)
+            given.member.counts["cancelled"] += 1
+            tally.cancel(given.number, 0, now - given.since_s)
+        return given
+
     def leave(self, tally: Tally, now: float) -> None:
         """The run ends while these are out.
 

@@ -268,7 +268,15 @@ class Hub:
             parcel: What.
             done: Called when its vectors are no longer needed: later, where the log has no room.
         """
-        self.patience.do(lambda: self._take(session, parcel), self.now, done)
+        action = partial(self._take, session, parcel)
+        if parcel.header.HasField("join"):
+            # Whoever comes hears what it waits for, and is not let in when it has gone again.
+            self.patience.at_once(action, done)
+            return
+        if self.patience.problem is not None:
+            # Its job or receipt may have come to it after the others were told.
+            self.members.tell_again(session, self.patience.problem)
+        self.patience.do(action, self.now, done)
 
     def _take(self, session: Session, parcel: Parcel) -> None:
         kind = parcel.header.WhichOneof("kind")
@@ -387,8 +395,7 @@ class Hub:
             given = None
         if given is None and self._deals.clients is not None:
             # Cancelled while it was on its way; the cancellation has asked for the next one.
-            late = wire.Receipt(job=push.job, status="rejected", reason="unknown_job")
-            self.outbox.send(session, wire.ToWorker(receipt=late))
+            self.outbox.send(session, letters.rejected_letter(push.job, "unknown_job"))
             return
         name = member.name if given is None else given.name
         update = letters.read_update(name, parcel)
@@ -398,8 +405,7 @@ class Hub:
         except CheckpointError:
             raise
         except Exception:
-            rejected = wire.Receipt(job=push.job, status="rejected", reason="transform_failed")
-            self.outbox.send(session, wire.ToWorker(receipt=rejected))
+            self.outbox.send(session, letters.rejected_letter(push.job, "transform_failed"))
             raise
         member.note(receipt)
         if given is not None:
@@ -467,14 +473,8 @@ class Hub:
         self._carry(ticket.effects)
 
     def _cancel(self, effect: Cancel) -> None:
-        given = self._deals.end(effect.job)
-        if given is None:
-            return
-        self.tally.cancel(given.number, 0, self.now - given.since_s)
-        member = given.member
-        member.jobs.discard(effect.job)
-        member.counts["cancelled"] += 1
-        if member.session is not None:
+        given = self._deals.cancel(effect.job, self.tally, self.now)
+        if given is not None and (member := given.member).session is not None:
             self.outbox.send(member.session, wire.ToWorker(cancel=wire.Cancel(job=effect.job)))
             member.asking += 1
             if self._deals.clients is not None:

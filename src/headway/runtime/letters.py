@@ -15,6 +15,7 @@ __all__ = [
     "read_update",
     "receipt_letter",
     "refused_letter",
+    "rejected_letter",
     "work_in",
 ]
 
@@ -91,6 +92,16 @@ def receipt_letter(receipt: Receipt) -> wire.ToWorker:
         version=receipt.version,
     )
     return wire.ToWorker(receipt=told)
+
+
+def rejected_letter(job: int, reason: str) -> wire.ToWorker:
+    """What a worker is told of an update that the server has not seen, or could not take.
+
+    Args:
+        job: The update's.
+        reason: One word.
+    """
+    return wire.ToWorker(receipt=wire.Receipt(job=job, status="rejected", reason=reason))
 
 
 def job_letter(ticket: Checkout, index: int, seed: int) -> wire.ToWorker:

@@ -193,8 +193,17 @@ class Members:
         Args:
             problem: Why; ``None``: it is over.
         """
-        reason = "the server can log again" if problem is None else str(problem)
-        self.tell(wire.ToWorker(wait=wire.Wait(reason=reason)))
+        self.tell(_about(problem))
+
+    def tell_again(self, session: Session, problem: Exception) -> None:
+        """Say to one of them why what it has sent since waits, too.
+
+        Args:
+            session: Whose; of one that is not in, nothing is done.
+            problem: Why.
+        """
+        if session in self.here:
+            session.send(_about(problem))
 
     def close(self, error: BaseException | None) -> None:
         """Let all go.
@@ -230,3 +239,8 @@ class Members:
         member = self.by_name[name] = Member(name, index, "", None, now, now)
         self.num_names = max(self.num_names, index + 1)
         return member
+
+
+def _about(problem: Exception | None) -> wire.ToWorker:
+    reason = "the server can log again" if problem is None else str(problem)
+    return wire.ToWorker(wait=wire.Wait(reason=reason))

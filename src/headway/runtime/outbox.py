@@ -156,26 +156,32 @@ class Outbox:
             self._wanted.notify()
 
     def _run(self, log: Log) -> None:
+        told = 0
         while True:
             with self._wanted:
-                while self._target <= log.durable and not self._over:
+                while self._target <= told and not self._over:
                     self._wanted.wait()
                 if self._over:
                     return
                 target = self._target
-            done = self._sync(log)
+            # A checkpoint that was begun or written meanwhile has brought it there, too: then the
+            # hub still has to hear of it.
+            if log.durable < target:
+                self._sync(log)
+            else:
+                self.problem = None
+            told = log.durable
             self._loop.post(self.release)
-            if not done or log.durable < target:
+            if told < target:
                 # A disk that failed: what helps is a checkpoint, which others write.
                 with self._wanted:
                     self._wanted.wait_for(lambda: self._over, _AGAIN_S)
 
-    def _sync(self, log: Log) -> bool:
+    def _sync(self, log: Log) -> None:
         try:
             log.sync()
         except CheckpointError as error:
             self.problem = error
-            return False
+            return
         self.problem = None
         self.num_syncs += 1
-        return True

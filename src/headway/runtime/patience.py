@@ -89,6 +89,18 @@ class Patience:
             self._held.appendleft(held)
             self._begin(error, now)
 
+    def at_once(self, action: Callable[[], object], done: Callable[[], None] | None = None) -> None:
+        """Do something that needs nothing of what the others wait for.
+
+        Args:
+            action: It raises no ``CheckpointError``.
+            done: Called when it is done, or has failed.
+
+        Raises:
+            Exception: What the action raised.
+        """
+        self._do(_Held(action, done))
+
     def try_again(self, now: float) -> None:
         """Do what waits, if it is time to try and as far as that goes.
 

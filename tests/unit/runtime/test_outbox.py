@@ -122,6 +122,51 @@ def test_a_disk_that_fails_is_told_and_tried_again(parts):
     assert outbox.problem is None
 
 
+class Overtaken(Log):
+    """A log that a checkpoint brings to the disk right after a message was found to wait for it."""
+
+    looks = 0
+
+    @property
+    def durable(self):
+        self.looks += 1
+        return self.sequence - (self.looks == 1)
+
+    @durable.setter
+    def durable(self, number):
+        pass
+
+
+def test_what_a_checkpoint_has_brought_to_the_disk_leaves_without_a_sync():
+    loop, log, session = Loop(), Overtaken(), Session()
+    outbox = Outbox(loop, log)
+    log.sequence = 1
+    outbox.send(session, _wait("1"))
+    loop.turn(WAIT_S)
+    assert [reason for reason, _ in session.got] == ["1"]
+    assert log.syncs == 0
+    outbox.close()
+    loop.close()
+
+
+def test_what_waits_for_the_checkpoint_after_a_failure_leaves_when_it_is_written(
+    parts, monkeypatch
+):
+    loop, log, outbox, session = parts
+    log.sequence = 1
+    # As a log does that goes on after a failure: synced, and no good without the checkpoint.
+    monkeypatch.setattr(log, "sync", lambda: log.durable)
+    outbox.send(session, _wait("1"))
+    loop.turn(WAIT_S)
+    assert session.got == []
+    log.durable = 1
+    for _ in range(100):
+        if session.got:
+            break
+        loop.turn(WAIT_S / 100)
+    assert [reason for reason, _ in session.got] == ["1"]
+
+
 def test_nothing_unsynced_leaves_at_the_end(parts):
     _, log, outbox, session = parts
     log.sequence, log.failing = 1, True

@@ -192,6 +192,82 @@ def test_a_checkpoint_is_due_by_versions_and_by_what_a_replay_would_take(start, 
     assert list(start.folder.glob("checkpoint-*"))[-1].name > "checkpoint-000000000000"
 
 
+def _hear(exchange, what):
+    """Let a worker listen until it is told this."""
+    for _ in range(1_000):
+        if what in exchange.waiting:
+            return
+        exchange.next(kit.WAIT_S / 1_000)
+    raise AssertionError(exchange.waiting)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A switch: whether the log of a server has no room."""
+
+    def of(server):
+        journal, switch = server._keeper._journal, []
+        append = journal.append
+
+        def refusing(call, *, version):
+            if switch:
+                raise CheckpointError("the disk is full")
+            return append(call, version=version)
+
+        monkeypatch.setattr(journal, "append", refusing)
+        return switch
+
+    return of
+
+
+def test_whoever_sends_something_while_the_disk_is_full_is_told(start, full_disk):
+    server = start.serve()
+    full = full_disk(server)
+    first, _ = start.worker(server, name="first")
+    second, _ = start.worker(server, name="second")
+    works = {exchange: _job(exchange) for exchange in (first, second)}
+    full.append(True)
+    first.push(works[first], torch.ones(2, dtype=torch.float64), num_examples=1, again=False)
+    _hear(first, "full")
+    _hear(second, "full")
+    # As if its last job had come only now, after the word of the disk.
+    second._told.waiting = ""
+    second.push(works[second], torch.ones(2, dtype=torch.float64), num_examples=1, again=False)
+    _hear(second, "full")
+    full.clear()
+    assert first.settle(kit.WAIT_S)
+    assert second.settle(kit.WAIT_S)
+    assert kit.weights(server).tolist() == [2.0, 2.0]
+
+
+def test_who_comes_while_the_disk_is_full_is_let_in_and_who_goes_has_gone(start, full_disk):
+    server = start.serve()
+    full = full_disk(server)
+    here, _ = start.worker(server, name="here")
+    full.append(True)
+    here.ask()
+    _hear(here, "full")
+    late, _ = start.worker(server, name="late")
+    late.ask()
+    _hear(late, "full")
+    gone, _ = start.worker(server, name="gone")
+    gone.ask()
+    _hear(gone, "full")
+    gone.leave()
+    for _ in range(1_000):
+        states = {one["name"]: one["state"] for one in server.status()["workers"]}
+        if states["gone"] in ("left", "lost"):
+            break
+        here.next(kit.WAIT_S / 1_000)
+    full.clear()
+    assert here.next(kit.WAIT_S) is not None
+    assert late.next(kit.WAIT_S) is not None
+    status = server.status()
+    states = {one["name"]: one["state"] for one in status["workers"]}
+    assert states == {"here": "working", "late": "working", "gone": "lost"}
+    assert status["in_flight"] == 2
+
+
 def test_two_servers_on_one_folder(start):
     start.serve()
     with pytest.raises(CheckpointError, match="another server uses this folder"):
