@@ -1,11 +1,22 @@
 // Softmax regression: one linear layer, cross-entropy, plain gradient descent.
 "use strict";
 
+const { isMainThread, parentPort, workerData } = require("node:worker_threads");
+
+// Whether a server's model is one for such data: a weight [classes, features] and a bias [classes].
+function fits({ dtype, parameters, floating_buffers, integer_buffers }, { inputs }) {
+  const [weight, bias] = parameters.map(([, shape]) => shape);
+  const buffers = floating_buffers.length + integer_buffers.length;
+  const linear = parameters.length === 2 && weight.length === 2 && String(bias) === `${weight[0]}`;
+  return linear && dtype === "float32" && !buffers && weight[1] === inputs[0].length;
+}
+
 class Softmax {
   // data: { inputs: rows of numbers, targets: class numbers }.
   constructor({ inputs, targets }, { batch, epochs, rate }) {
     this.inputs = inputs;
     this.targets = targets;
+    this.features = inputs[0].length;
     this.rate = Number(rate);
     this.batchSize = Math.min(Number(batch), inputs.length);
     this.numBatches = Math.floor(inputs.length / this.batchSize);
@@ -13,19 +24,11 @@ class Softmax {
     this.place = 0;
   }
 
-  // Whether a server's model is one: a weight [classes, features] and a bias [classes].
-  fits({ dtype, parameters, floating_buffers, integer_buffers }) {
-    const [weight, bias] = parameters.map(([, shape]) => shape);
-    [this.classes, this.features] = weight;
-    const buffers = floating_buffers.length + integer_buffers.length;
-    const linear = parameters.length === 2 && weight.length === 2 && String(bias) === `${weight[0]}`;
-    return linear && dtype === "float32" && !buffers && weight[1] === this.inputs[0].length;
-  }
-
   // What a job comes to. `base` stays as it is.
   train(base, { payload: kind, client }, { steps = 1, epochs, learning_rate, proximal = 0 }) {
     const wanted = epochs === undefined ? Number(steps) : Math.ceil(epochs * this.numBatches);
     const num_steps = Math.min(wanted, this.batchesLeft);
+    this.classes = base.length / (this.features + 1);
     const rate = learning_rate ?? this.rate;
     const pull = client.reduce((sum, { settings }) => sum + settings[0], proximal);
     const local = Float32Array.from(base);
@@ -73,4 +76,12 @@ class Softmax {
   }
 }
 
-module.exports = { Softmax };
+if (!isMainThread) {
+  const softmax = new Softmax(workerData.data, workerData.options);
+  parentPort.on("message", ({ id, base, instructions, order }) => {
+    const result = softmax.train(base, instructions, order);
+    parentPort.postMessage({ id, ...result, left: softmax.batchesLeft > 0 });
+  });
+}
+
+module.exports = { fits };

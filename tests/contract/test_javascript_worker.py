@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import queue
 import shutil
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 from torch import nn
@@ -18,6 +21,7 @@ from torch.nn import functional as F
 
 import headway
 from headway import algorithms, core
+from headway.runtime import wire
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange
 from headway.runtime.hub import Hub
@@ -259,3 +263,152 @@ def test_it_says_why_it_was_refused(node):
         inside.leave()
     assert process.returncode == 1
     assert "refused (full)" in problems
+
+
+class Stream:
+    """A connection of the worker: it is told what the test says."""
+
+    def __init__(self, requests):
+        self.requests = requests
+        self.told = queue.SimpleQueue()
+        self.num_beats = 0
+
+    def say(self, **kind):
+        self.told.put(wire.ToWorker(**kind).SerializeToString())
+
+    def welcome(self, heartbeat_s=0.0):
+        instructions = {"algorithm": "x", "payload": "delta", "client": [], "keeps_model": False}
+        welcome = wire.Welcome(
+            worker="node", instructions=json.dumps(instructions), heartbeat_s=heartbeat_s, lease_s=1.0,
+            layout=json.dumps(core.ParameterLayout.of(linear(4, 2)).describe()),
+        )  # fmt: skip
+        self.say(welcome=welcome)
+
+    def end(self):
+        self.told.put(None)
+
+    def hear(self):
+        """What the worker says next; its heartbeats are answered, and counted."""
+        while True:
+            said = wire.ToServer.FromString(next(self.requests))
+            if not said.HasField("beat"):
+                return said
+            self.num_beats += 1
+            self.say(beat=wire.Beat(number=said.beat.number))
+
+
+@pytest.fixture
+def script():
+    """A server that says what a test has it say: its address, and its connections in turn."""
+    streams = queue.Queue()
+
+    def work(requests, context):
+        stream = Stream(requests)
+        streams.put(stream)
+        return iter(stream.told.get, None)
+
+    server = grpc.server(ThreadPoolExecutor(4))
+    handlers = {"Work": grpc.stream_stream_rpc_method_handler(work)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("headway.v1.Exchange", handlers),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", lambda: streams.get(timeout=PATIENCE_S)
+    server.stop(None).wait(PATIENCE_S)
+
+
+POINTS, CLASSES = torch.eye(4).repeat(64, 1), torch.tensor([0, 1, 0, 1]).repeat(64)
+ZEROS = bytes(4 * 10)
+
+
+def given(job, steps=1):
+    vectors = wire.Vectors(num_values=10, inline=ZEROS)
+    return wire.Job(id=job, model=vectors, order=wire.Order(steps=steps))
+
+
+def test_it_beats_while_it_computes(node, script):
+    address, next_stream = script
+    process = node(address, POINTS, CLASSES, "--batch", "256", "--epochs", "4000")
+    stream = next_stream()
+    assert stream.hear().join.protocol == wire.PROTOCOL
+    stream.welcome(heartbeat_s=0.005)
+    assert stream.hear().HasField("ask")
+    before = stream.num_beats
+    stream.say(job=given(1, steps=4000))
+    assert stream.hear().push.num_steps == 4000
+    assert stream.num_beats - before >= 3
+    stream.say(receipt=wire.Receipt(job=1, status="applied"))
+    assert stream.hear().leave.reason == "the data are used up"
+    stream.end()
+    assert ended(process)["applied"] == 1
+
+
+def test_it_comes_back_and_says_again_what_had_no_receipt(node, script):
+    address, next_stream = script
+    process = node(address, POINTS, CLASSES, "--name", "node")
+    stream = next_stream()
+    first = stream.hear().join
+    assert not first.holds
+    stream.welcome()
+    assert stream.hear().HasField("ask")
+    stream.say(job=given(5))
+    before = stream.hear().push
+    assert (before.job, before.again) == (5, True)
+    stream.end()
+    stream = next_stream()
+    again = stream.hear().join
+    assert (again.worker, again.instance, list(again.holds)) == ("node", first.instance, [5])
+    stream.welcome()
+    push = stream.hear().push
+    assert (push.job, push.again, push.update) == (5, False, before.update)
+    assert stream.hear().HasField("ask")
+    stream.say(receipt=wire.Receipt(job=5, status="applied"))
+    stream.say(stop=wire.Stop(reason="enough", drain=True))
+    assert stream.hear().leave.reason == "enough"
+    stream.end()
+    told = ended(process)
+    assert (told["reason"], told["applied"], told["reconnects"]) == ("enough", 1, 1)
+
+
+def test_it_hands_in_no_cancelled_job_and_nothing_that_a_stop_does_not_want(node, script):
+    address, next_stream = script
+    process = node(address, POINTS, CLASSES, "--batch", "256", "--epochs", "4003")
+    stream = next_stream()
+    stream.hear()
+    stream.welcome()
+    stream.hear()
+    stream.say(wait=wire.Wait(reason="not yet"))
+    stream.say(job=given(1, steps=1000))
+    stream.say(cancel=wire.Cancel(job=1))
+    # Another job comes by itself, in two pieces with a heartbeat between them.
+    late = wire.Job(id=2, model=wire.Vectors(num_values=10), order=wire.Order(steps=2))
+    stream.say(job=late)
+    stream.say(chunk=wire.Chunk(data=ZEROS[:9]))
+    stream.say(beat=wire.Beat(number=1))
+    stream.say(chunk=wire.Chunk(data=ZEROS[9:]))
+    push = stream.hear().push
+    assert (push.job, push.num_steps) == (2, 2)
+    stream.say(receipt=wire.Receipt(job=2, status="applied"))
+    stream.say(job=given(3, steps=3000))
+    stream.say(stop=wire.Stop(reason="at once"))
+    assert stream.hear().leave.reason == "at once"
+    stream.end()
+    assert ended(process)["applied"] == 1
+
+
+def test_it_hands_in_what_it_is_at_where_a_stop_still_wants_it(node, script):
+    address, next_stream = script
+    process = node(address, POINTS, CLASSES, "--batch", "256", "--epochs", "4000")
+    stream = next_stream()
+    stream.hear()
+    stream.welcome()
+    stream.hear()
+    stream.say(job=given(1, steps=1000))
+    stream.say(stop=wire.Stop(reason="the end", drain=True))
+    push = stream.hear().push
+    assert (push.job, push.again) == (1, False)
+    stream.say(receipt=wire.Receipt(job=1, status="applied"))
+    assert stream.hear().leave.reason == "the end"
+    stream.end()
+    assert ended(process)["applied"] == 1
