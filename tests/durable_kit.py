@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -53,20 +54,22 @@ class Served:
         options = dict(self.options)
         options["port"] = int(self.address.rpartition(":")[2] or 0)
         began = time.monotonic()
+        # A pipe that nobody reads would fill up.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line:
-            assert self.process.stderr is not None
-            told = self.process.stderr.read()
             self.process.wait(WAIT_S)
+            self._said.seek(0)
+            told = self._said.read().decode(errors="replace")
             self._close()
             raise AssertionError(told)
         self.address = line
@@ -100,7 +103,7 @@ class Served:
         self._close()
 
     def _close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for pipe in (self.process.stdin, self.process.stdout, self._said):
             if pipe is not None:
                 pipe.close()
 

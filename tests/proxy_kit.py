@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Final
 
 _PIECE: Final = 1400
 _FAREWELL_S: Final = 5.0
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Proxy:
@@ -28,6 +30,7 @@ class Proxy:
         seed: Of what is lost.
 
     Attributes:
+        delay_s: As given; it may be set at any time.
         up_bytes: What workers have sent, all that TCP carried.
         down_bytes: What the server has.
     """
@@ -44,11 +47,12 @@ class Proxy:
         host, _, port = address.rpartition(":")
         self._to = (host, int(port))
         self._byte_s = 8.0 / bits_per_s if bits_per_s else 0.0
-        self._delay_s = delay_s
+        self.delay_s = delay_s
         self._loss = loss
         self._random = random.Random(seed)
         self.up_bytes = self.down_bytes = self.num_connections = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._mute: set[socket.socket] = set()
         self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -58,6 +62,10 @@ class Proxy:
     def address(self) -> str:
         """Where workers connect."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def mute(self) -> None:
+        """Lose all that the server says from now on, in the connections that are there: then cut."""
+        self._mute = {far for _, far in self._pairs}
 
     def cut(self) -> None:
         """Break all connections off."""
@@ -86,7 +94,15 @@ class Proxy:
         with suppress(OSError):
             while not self._closed.is_set():
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._to)
+                try:
+                    far = socket.create_connection(self._to)
+                except OSError:
+                    # As a machine says on whose port nobody listens.
+                    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    near.close()
+                    continue
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.num_connections += 1
                 self._pairs.append((near, far))
                 for name, one, other in (("up_bytes", near, far), ("down_bytes", far, near)):
@@ -104,14 +120,16 @@ class Proxy:
                 except OSError:
                     data = b""
                 setattr(self, name, getattr(self, name) + len(data))
+                if data and one in self._mute:
+                    continue
                 now = time.monotonic()
                 # The link carries one after the other, and keeps the order.
                 free_s = max(free_s, now) + len(data) * self._byte_s
                 if self._random.random() < self._loss:
-                    free_s += 2.0 * self._delay_s
+                    free_s += 2.0 * self.delay_s
                 self._wait(free_s - now - 0.5)
                 with there:
-                    queue.append((free_s + self._delay_s, data))
+                    queue.append((free_s + self.delay_s, data))
                     there.notify()
                 if not data:
                     return

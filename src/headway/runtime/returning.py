@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["RETURN_S", "Returning"]
 
 RETURN_S: Final = 15.0
-"""How long workers have to come back, in seconds: three times the longest wait of a retry."""
+"""How long workers have to come back, in seconds: many times the longest wait of a retry."""
 
 
 def _nothing(member: Member, again: bool) -> None:

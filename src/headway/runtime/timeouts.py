@@ -97,7 +97,7 @@ class Retry:
 
     first_s: float = 0.2
     factor: float = 2.0
-    max_s: float = 5.0
+    max_s: float = 1.0
     give_up_s: float = 120.0
 
     def __post_init__(self) -> None:

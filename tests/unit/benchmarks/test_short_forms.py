@@ -32,6 +32,13 @@ SHORT = {
         ],
         "one thread",
     ),
+    "chaos": (
+        [
+            *["--minutes", "0.05", "--workers", "2", "--work-ms", "20"],
+            *["--worker-faults", "2", "--server-faults", "1"],
+        ],
+        "of undisturbed",
+    ),
     "claims_compensation": (
         [*UNTUNED, "--gradients", "40", "--workers", "1", "4"],
         "gradients of 32 examples",
