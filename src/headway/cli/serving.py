@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["server", "status", "worker"]
 
 _EVERY_S: Final = 1.0
+_TOLD_TO_STOP: Final = 1
 _TO_THE_TOP: Final = "\x1b[H\x1b[2J"
 
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the server: host:port.")]
@@ -64,6 +67,13 @@ def server(
     max_staleness: Annotated[
         int | None, typer.Option(metavar="VERSIONS", help="Later updates are rejected.")
     ] = None,
+    max_rejections: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="A worker is told to stop after so many faulty updates in a row. 0: never.",
+        ),
+    ] = 20,
     checkpoint_dir: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write checkpoints here, and go on from them."),
@@ -86,6 +96,9 @@ def server(
     key: Key = None,
     ca: Authority = None,
     insecure: Insecure = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Do not say who comes and goes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve a model to workers that connect, until Ctrl-C or until they have finished."""
@@ -104,6 +117,7 @@ def server(
         staleness_policy=staleness_policy or "none",
         staleness_lr_factor=USUAL_FACTOR if staleness_lr_factor is None else staleness_lr_factor,
         max_staleness=max_staleness,
+        max_rejections=max_rejections or None,
         concurrency=resolved.config.run.concurrency,
         checkpoint_dir=checkpoint_dir,
         checkpoint_frequency=checkpoint_frequency,
@@ -114,7 +128,7 @@ def server(
         insecure=insecure,
         seed=resolved.config.seed,
     )
-    with serving:
+    with nullcontext() if quiet else _guests(), serving:
         typer.echo(f"serving {algorithm} at {serving.address}", err=True)
         if workers is None:
             serving.serve()
@@ -204,6 +218,8 @@ def worker(
         say_json(history.to_dict())
     else:
         typer.echo(str(history))
+    if history.dismissed:
+        raise typer.Exit(_TOLD_TO_STOP)
 
 
 def status(
@@ -274,6 +290,30 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in [list(names), *rows]]  # fmt: skip
     return [*head, "", *table]
+
+
+@contextmanager
+def _guests() -> Iterator[None]:
+    """Say who comes and goes, one line each."""
+    from headway.training.guestbook import COMINGS
+
+    log, lines = logging.getLogger(COMINGS), _Lines()
+    before = log.level, log.propagate
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.level, log.propagate = before
+
+
+class _Lines(logging.Handler):
+    """Log records as lines of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(record.getMessage().removeprefix("Headway: "), err=True)
 
 
 def _task(resolved: Resolved) -> tuple[Federated, Task]:

@@ -20,6 +20,7 @@ from headway.core import Buffers, ParameterLayout, Receipt, WorkOrder
 from headway.core.errors import ExchangeError, ProtocolError, RefusedError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
+from headway.runtime.letters import REJECTED
 from headway.runtime.narrow import Narrow
 from headway.runtime.parcel import Delivery, Parcel, WorkerLink
 from headway.runtime.pending import Pending
@@ -77,6 +78,7 @@ class _Told:
 
     stop: str | None = None
     drain: bool = False
+    code: str = ""
     waiting: str = ""
     looks: list[Work] = field(default_factory=list)
 
@@ -137,6 +139,11 @@ class Exchange:
     def stopped(self) -> str | None:
         """Why the server wants this worker to leave; ``None``: it does not."""
         return self._told.stop
+
+    @property
+    def is_dismissed(self) -> bool:
+        """Whether it is this worker that is not wanted, because its updates were rejected."""
+        return self._told.code == REJECTED
 
     @property
     def drains(self) -> bool:
@@ -429,6 +436,7 @@ class Exchange:
             self._told.waiting = header.wait.reason
         elif kind == "stop":
             self._told.stop, self._told.drain = header.stop.reason, header.stop.drain
+            self._told.code = header.stop.code
         elif kind == "refused":
             raise _gone_for_good(header.refused)
         else:

@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from headway.core import Cancel, Checkout, Effect, Reply, Server, Wait, Wake
 from headway.core.errors import CheckpointError, HeadwayError, ProtocolError
 from headway.observe.tally import Tally
 from headway.runtime import letters, wire
-from headway.runtime.deals import Deals, training_key
+from headway.runtime.deals import Deals, Given, training_key
+from headway.runtime.dismissals import Dismissals
+from headway.runtime.life import Life, State
 from headway.runtime.loop import Loop
 from headway.runtime.members import Member, Members
 from headway.runtime.outbox import Outbox
@@ -38,8 +40,6 @@ _T = TypeVar("_T")
 _DRAIN_S: Final = 5.0
 _IDLE_S: Final = 3600.0
 
-State = Literal["new", "running", "stopping", "ended"]
-
 
 @final
 class Hub:
@@ -57,6 +57,7 @@ class Hub:
         settled: Called by the hub's thread when it has done all that there was to do.
         arrived: Called by the hub's thread after each update, also where several come in one turn.
         logged: The server with its log: what workers are told is on the disk by then.
+        max_rejections: When a worker is told to stop: see :class:`Dismissals`. ``None``: never.
 
     Attributes:
         server: The state machine. For the hub's thread only; others use :meth:`call`.
@@ -77,6 +78,7 @@ class Hub:
         settled: Callable[[Hub], None] | None = None,
         arrived: Callable[[Hub], None] | None = None,
         logged: LoggedServer | None = None,
+        max_rejections: int | None = None,
     ) -> None:
         began = time.monotonic()
         self.server = server
@@ -91,21 +93,20 @@ class Hub:
         self._training_key = training_key(seed, 0 if logged is None else server.incarnation)
         self._deals = Deals(clients, pinned=pinned)
         self.loop = Loop()
-        self.outbox = Outbox(self.loop, None if logged is None else logged.journal)
+        self.outbox = Outbox(self.loop, logged and logged.journal, self.members.tell_of)
+        self.dismissals = Dismissals(max_rejections, self.members.notice)
         self.patience = Patience(self.members.tell_of)
         self.returning = Returning(self.members, self._deals, self.tally, self._free)
         self._looks = Looks()
         self._timers: list[float] = []
-        self._state: State = "new"
-        self._drains = False
-        self._ends_at = 0.0
+        self._life = Life()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
     @property
     def state(self) -> State:
         """How far it is in its life."""
-        return self._state
+        return self._life.state
 
     @property
     def now(self) -> float:
@@ -167,7 +168,7 @@ class Hub:
             drain: Whether work that is nearly done is wanted.
             within_s: How long to wait for them, in seconds.
         """
-        if self._state == "running" and self.loop.is_own():
+        if self._life.runs and self.loop.is_own():
             # At once: what came in the same turn is not taken any more.
             self._begin_to_stop(reason, drain=drain, within_s=within_s)
             return
@@ -188,10 +189,10 @@ class Hub:
     def run(self) -> None:
         """Serve until it is stopped. An error in an algorithm ends it: see :attr:`error`."""
         self.loop.own()
-        self._state = "running"
+        self._life.begin()
         try:
             self._begin()
-            while not self._is_over():
+            while not self._life.is_over(len(self.members.here), self.now):
                 self._turn(self._patience())
         except BaseException as error:  # noqa: BLE001 (whoever waits for the hub raises it)
             self.error = error
@@ -200,8 +201,8 @@ class Hub:
 
     def turn(self) -> None:
         """Do what there is to do, without waiting: for shells and tests that have a loop."""
-        if self._state == "new":
-            self._state = "running"
+        if self.state == "new":
+            self._life.begin()
             self._begin()
         self._turn(0.0)
 
@@ -213,23 +214,15 @@ class Hub:
             self.settled(self)
 
     def _begin(self) -> None:
-        names = self._deals.clients
-        if names is not None:
+        if (names := self._deals.clients) is not None:
             self._carry(self.doors.register(names, self.now).effects)
         self._timers = sorted(self.server.timers)
 
-    def _is_over(self) -> bool:
-        if self._state != "stopping":
-            return False
-        return not self.members.here or self.now >= self._ends_at
-
     def _patience(self) -> float:
-        due = self._timers[0] if self._timers else self.now + _IDLE_S
-        for other in (self.patience.due_s, self.returning.due_s):
-            due = due if other is None else min(due, other)
-        if self._state == "stopping":
-            due = min(due, self._ends_at)
-        return max(0.0, due - self.now)
+        dues = [self.patience.due_s, self.returning.due_s, self.dismissals.due_s]
+        dues += [*self._timers[:1], self._life.ends_at if self._life.stops else None]
+        first = min((due for due in dues if due is not None), default=self.now + _IDLE_S)
+        return max(0.0, first - self.now)
 
     def _end(self) -> None:
         # Whoever waits for the end is told of it, whatever fails on the way.
@@ -250,7 +243,7 @@ class Hub:
             self.doors.tick(self.now, closing=True)
 
     def _settle(self) -> None:
-        self._state = "ended"
+        self._life.end()
         self.tally.close(self.server.version)
         if self.settled is not None:
             with suppress(HeadwayError):
@@ -276,7 +269,7 @@ class Hub:
         if self.patience.problem is not None:
             # Its job or receipt may have come to it after the others were told.
             self.members.tell_again(session, self.patience.problem)
-        self.patience.do(action, self.now, done)
+        self.patience.do(action, self.now, done, owner=session)
 
     def _take(self, session: Session, parcel: Parcel) -> None:
         kind = parcel.header.WhichOneof("kind")
@@ -286,10 +279,13 @@ class Hub:
                 self._let_in(session, kind, parcel)
                 return
             member.seen_s, member.carrier = self.now, session.carrier
+            if member.told and kind != "leave":
+                # What it says now was on its way when it was told to stop.
+                return
             if kind == "push":
                 self._push(member, session, parcel)
             elif kind == "ask" and parcel.header.ask.look:
-                self._show(session)
+                self.outbox.send(session, *self._looks.letter(self.server, self.tally))
             elif kind == "ask":
                 self._ask(member, session)
             elif kind == "leave":
@@ -310,7 +306,6 @@ class Hub:
         """
         session.send(letters.refused_letter(code, message, help))
         self.drop(session, "lost")
-        session.close()
 
     def drop(self, session: Session, why: str) -> None:
         """A worker is gone: its jobs are freed, and nobody waits for it.
@@ -321,17 +316,33 @@ class Hub:
         """
         member = self.members.here.get(session)
         session.close()
+        self.dismissals.left(session)
+        self.patience.forget(session)
+        self.outbox.forget(session)
         if member is None:
             return
-        if self._state == "stopping" and why == "left":
+        if self._life.stops and why == "left":
             # Its jobs are in flight at the end, which is no loss.
             self.members.leave(member, why)
             return
         jobs = self._deals.lose(member, self.tally, self.now)
         self.members.leave(member, why)
+        self._part(member, jobs)
+
+    def _part(self, member: Member, jobs: list[Given]) -> None:
         self.returning.left(member)
+        known, member.known = member.known, False
         for name, again in self._deals.left(member, jobs):
-            self._lose(name, again)
+            # The server has nothing to free for who never asked.
+            if known or again:
+                self._lose(name, again)
+
+    def _dismiss(self, member: Member, session: Session, reason: str) -> None:
+        """Tell one worker to stop: it gets no job any more, and what it sends is not taken."""
+        self.server.events.append(self.dismissals.begin(member, session, reason, self.now))
+        self.outbox.send(session, letters.stop_letter(reason))
+        self._part(member, self._deals.lose(member, self.tally, self.now))
+        self.members.notice(member, "told to stop")
 
     def _free(self, member: Member, again: bool) -> None:
         self._deals.lose(member, self.tally, self.now)
@@ -347,23 +358,19 @@ class Hub:
         if kind != "join":
             raise ProtocolError("a worker joins before it says anything else", got=str(kind))
         join = parcel.header.join
-        if self._state != "running":
+        if not self._life.runs:
             self.refuse(session, "stopping", "the server is about to end")
             return
-        refused = self._porter.refusal(join)
         before = self.members.by_name.get(join.worker)
-        old = None if before is None or refused is not None else before.session
-        if before is not None and old is not None and before.instance == join.instance != "":
-            # It has come back sooner than its old connection was seen to end.
-            self.drop(old, "lost")
-        elif old is not None:
-            refused = self._porter.name_taken(join.worker)
+        refused = self._porter.refusal(join, before)
         if refused is not None:
-            self.refuse(session, refused.code, refused.message, refused.help)
+            self.refuse(session, *refused)
             return
-        name = join.worker or self.members.free_name()
-        member = self.members.join(name, join.instance, session, self.now)
-        welcome = self._porter.welcome(name, self.server.incarnation)
+        if before is not None and before.session is not None:
+            # It has come back sooner than its old connection was seen to end.
+            self.drop(before.session, "lost")
+        member = self.members.join(join.worker, join.instance, session, self.now)
+        welcome = self._porter.welcome(member.name, self.server.incarnation)
         session.welcome(wire.ToWorker(welcome=welcome))
         self.returning.joined(member, join.holds)
 
@@ -377,17 +384,9 @@ class Hub:
         self.members.asked(member)
         self._deal(member, ticket)
 
-    def _show(self, session: Session) -> None:
-        """Send the model as it is, without a job: a copy, because nothing holds a snapshot of it."""
-        version = self.server.version
-        parameters, buffers = self._looks.take(version, self.server.parameters, self.server.buffers)
-        letter = wire.ToWorker(job=wire.Job(version=version, look=True))
-        self.tally.send(parameters, buffers)
-        self.outbox.send(session, letter, parameters, buffers)
-
     def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
         push, now = parcel.header.push, self.now
-        if self._state != "running" and not self._drains:
+        if not self._life.takes_pushes:
             return
         given = self._deals.in_flight.get(push.job)
         if given is not None and given.member is not member:
@@ -401,7 +400,7 @@ class Hub:
         update = letters.read_update(name, parcel)
         again = push.again if self._deals.clients is None else True
         try:
-            receipt = self.doors.submit(update, now, again=again and self._state == "running")
+            receipt = self.doors.submit(update, now, again=again and self._life.runs)
         except CheckpointError:
             raise
         except Exception:
@@ -419,7 +418,11 @@ class Hub:
             if self._deals.clients is not None:
                 self._deals.asked(member)
         self.outbox.send(session, letters.receipt_letter(receipt), receipt.answer)
-        self.returning.pushed(member, again=again and self._state == "running")
+        why = self.dismissals.judge(member, receipt, was_out=given is not None)
+        if why and not self._life.stops:
+            self._dismiss(member, session, why)
+        else:
+            self.returning.pushed(member, again=again and self._life.runs)
         self._carry(receipt.effects)
         if self._deals.clients is not None:
             self._pair()
@@ -438,23 +441,23 @@ class Hub:
                 heapq.heappush(self._timers, effect.at)
 
     def _woken(self, name: str) -> None:
-        if self._state != "running":
+        if not self._life.runs:
             return
         if self._deals.clients is not None:
             self._deals.ready(name)
             self._pair()
             return
         member = self.members.by_name.get(name)
-        if member is None or member.session is None:
+        if member is not None and member.session is not None:
+            if not member.told:
+                self._deal(member, self.doors.checkout(name, self.now))
+        elif not self.returning.expects(name):
             # The place of one that may come back is kept.
-            if not self.returning.expects(name):
-                self._lose(name, False)
-            return
-        self._deal(member, self.doors.checkout(name, self.now))
+            self._lose(name, False)
 
     def _pair(self) -> None:
         """Give clients whose turn it is to executors that have nothing to do."""
-        while self._state == "running" and (pair := self._deals.pair()) is not None:
+        while self._life.runs and (pair := self._deals.pair()) is not None:
             name, member = pair
             self._deal(member, self.doors.checkout(name, self.now), name)
 
@@ -486,14 +489,11 @@ class Hub:
                 heapq.heappop(self._timers)
             self._go_through(lambda: self.doors.tick(self.now))
         self.returning.expire(self.now)
+        for session in self.dismissals.expired(self.now):
+            self.drop(session, "lost")
 
     # --- beginning and end
 
     def _begin_to_stop(self, reason: str, *, drain: bool, within_s: float) -> None:
-        if self._state == "ended":
-            return
-        if self._state == "stopping":
-            self._ends_at = min(self._ends_at, self.now + within_s)
-            return
-        self._state, self._drains, self._ends_at = "stopping", drain, self.now + within_s
-        self.members.tell(wire.ToWorker(stop=wire.Stop(reason=reason, drain=drain)))
+        if self._life.stop(self.now, drain=drain, within_s=within_s):
+            self.members.tell(wire.ToWorker(stop=wire.Stop(reason=reason, drain=drain)))

@@ -10,15 +10,19 @@ from headway.runtime import wire
 from headway.runtime.parcel import Parcel
 
 __all__ = [
+    "REJECTED",
     "failed_letter",
     "job_letter",
     "read_update",
     "receipt_letter",
     "refused_letter",
     "rejected_letter",
+    "stop_letter",
     "work_in",
 ]
 
+REJECTED: Final = "rejected"
+"""In a stop: its worker's updates are why."""
 _METRICS: Final = 256
 _NAME: Final = 128
 _COUNT: Final = 2**53
@@ -135,6 +139,15 @@ def refused_letter(code: str, message: str, help: str = "") -> wire.ToWorker:
     # JSON can spell characters that no message can carry.
     told = told.encode("utf-8", "backslashreplace").decode()
     return wire.ToWorker(refused=wire.Refused(code=code, message=told, help=help))
+
+
+def stop_letter(reason: str) -> wire.ToWorker:
+    """What one worker is told whose updates were rejected again and again; the others stay.
+
+    Args:
+        reason: Why, in words.
+    """
+    return wire.ToWorker(stop=wire.Stop(reason=reason, code=REJECTED))
 
 
 def failed_letter(error: BaseException) -> wire.ToWorker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
@@ -35,7 +36,11 @@ class Member:
         jobs: Its jobs in flight.
         asking: How many jobs it has asked for and not been given.
         works: Whether it has asked for a job, or handed one in, since this server's start.
+        known: Whether the server may know it, and has to hear when it is gone.
         counts: Receipts by status, and rejected ones as ``"rejected:<reason>"``.
+        in_a_row: Reasons for which its updates were rejected since one was taken, those left out
+            that are not its own affair. Whoever comes back under the same name goes on with it.
+        told: Why it was told to stop, and has not come back since; empty: it was not.
         staleness: Of its recent updates, in versions.
         left: Why it is not here: ``"left"`` or ``"lost"``.
         carrier: How its vectors travel: ``"shared memory"`` or ``"inline"``.
@@ -51,7 +56,10 @@ class Member:
     jobs: set[int] = field(default_factory=set)
     asking: int = 0
     works: bool = False
+    known: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+    in_a_row: Counter[str] = field(default_factory=Counter)
+    told: str = ""
     staleness: float = 0.0
     left: str = ""
     carrier: str = ""
@@ -78,6 +86,8 @@ class Member:
             now: The server's time.
         """
         state = self.left or ("working" if self.jobs else "waiting" if self.asking else "idle")
+        if self.told:
+            state = "told to stop"
         return {
             "name": self.name,
             "state": state,
@@ -93,6 +103,8 @@ class Member:
                 for key, count in sorted(self.counts.items())
                 if key.startswith("rejected:")
             },
+            "rejected_in_a_row": self.in_a_row.total(),
+            "told_to_stop": self.told or None,
             "lost": self.counts["lost"],
             "staleness": round(self.staleness, 3),
             "joined_s": round(self.joined_s, 3),
@@ -110,9 +122,13 @@ class Members:
     Attributes:
         num_names: How many names were ever seen; the number of the next new one.
         num_working: How many have asked for a job since the start: not those who only looked.
+        noticed: Called with a worker, what has happened to it, and how many are here:
+            ``"joined"``, ``"left"``, ``"lost"``, ``"told to stop"``, or ``"rejected"``: for some time.
+            By the hub's thread; ``None``: nobody is told.
     """
 
     def __init__(self) -> None:
+        self.noticed: Callable[[Member, str, int], object] | None = None
         self.by_name: dict[str, Member] = {}
         self.here: dict[Session, Member] = {}
         self.num_names = 0
@@ -130,11 +146,12 @@ class Members:
         """Let a worker in.
 
         Args:
-            name: Of one that is not here now.
+            name: Of one that is not here now; empty: one that nobody has had.
             instance: What its process calls itself.
             session: Its connection.
             now: The server's time.
         """
+        name = name or self.free_name()
         member = self.by_name.get(name)
         if member is None:
             member = self._new(name, self.num_names, now)
@@ -143,8 +160,9 @@ class Members:
         before, member.traffic = member.traffic, session.traffic
         member.traffic.add(before)
         member.joined_s = member.seen_s = now
-        member.asking, member.left = 0, ""
+        member.asking, member.left, member.told = 0, "", ""
         self.here[session] = member
+        self.notice(member, "joined")
         return member
 
     def restore(self, name: str, now: float, index: int | None = None) -> Member:
@@ -156,7 +174,7 @@ class Members:
             index: Its number; ``None``: a new one.
         """
         member = self._new(name, self.num_names if index is None else index, now)
-        member.left = "lost"
+        member.left, member.known = "lost", True
         self._gone[name] = None
         return member
 
@@ -176,7 +194,17 @@ class Members:
             member: Who.
         """
         self.num_working += not member.works
-        member.works = True
+        member.works = member.known = True
+
+    def notice(self, member: Member, what: str) -> None:
+        """Something that a person may want to know has happened to a worker.
+
+        Args:
+            member: Who.
+            what: In a few words.
+        """
+        if self.noticed is not None:
+            self.noticed(member, what, len(self.here))
 
     def tell(self, header: wire.ToWorker) -> None:
         """Send all who are here a message.
@@ -227,6 +255,7 @@ class Members:
             self.here.pop(member.session, None)
         member.session, member.left, member.asking = None, why, 0
         member.jobs = set()
+        self.notice(member, why)
         self._gone[member.name] = None
         while len(self._gone) > _REMEMBERED:
             name = next(iter(self._gone))

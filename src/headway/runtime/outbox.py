@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 from headway.core.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from headway.core import Buffers
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Log", "Outbox"]
 
-_MOST: Final = 256
-"""More messages than a worker ever has before it."""
+_MESSAGES: Final = 256
+"""More than a worker ever has before it."""
+_MODELS: Final = 8
+"""Likewise of messages that hold a vector."""
 _AGAIN_S: Final = 0.25
 
 
@@ -61,24 +65,36 @@ class Outbox:
 
     Another thread syncs the log as soon as something waits for it. What comes meanwhile waits for
     the sync after that: many workers share one, and one worker alone waits for one. The hub's thread
-    never waits for the disk.
+    never waits for the disk. A worker that asks and asks meanwhile is let go.
 
     Args:
         loop: The hub's; its thread calls everything but :attr:`problem`.
         log: The server's log; ``None``: messages leave at once.
+        changed: Called in the hub's thread with the error when the disk fails, and with ``None``
+            when that is over.
+
+    Memory: at most eight vectors for each worker that is here.
 
     Attributes:
         problem: Why the log could not be synced when that was tried last; ``None``: it could.
         num_syncs: How often it was.
     """
 
-    def __init__(self, loop: Loop, log: Log | None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log | None,
+        changed: Callable[[CheckpointError | None], object] | None = None,
+    ) -> None:
         self.problem: CheckpointError | None = None
         self.num_syncs = 0
         self._loop = loop
         self._log = log
         self._letters: deque[_Letter] = deque()
         self._of: Counter[Session] = Counter()
+        self._models: Counter[Session] = Counter()
+        self._changed = changed
+        self._told = False
         self._target = 0
         self._wanted = threading.Condition()
         self._over = False
@@ -109,7 +125,9 @@ class Outbox:
         if log is None or (not self._letters and log.durable >= log.sequence):
             session.send(header, vector, buffers)
             return
-        if self._of[session] >= _MOST:
+        if self._of[session] >= _MESSAGES or (
+            vector is not None and self._models[session] >= _MODELS
+        ):
             # It asks and asks, while the disk is slow.
             session.close()
             return
@@ -117,6 +135,7 @@ class Outbox:
             # The rule may use its memory again for the next one.
             vector = vector.clone()
         self._of[session] += 1
+        self._models[session] += vector is not None
         self._letters.append(_Letter(log.sequence, session, header, vector, buffers))
         self._want(log)
 
@@ -127,10 +146,29 @@ class Outbox:
         durable, letters = self._log.durable, self._letters
         while letters and letters[0].number <= durable:
             letter = letters.popleft()
-            self._of[letter.session] -= 1
-            if not self._of[letter.session]:
-                del self._of[letter.session]
+            self._count_off(letter)
             letter.session.send(letter.header, letter.vector, letter.buffers)
+        problem = self.problem
+        if self._changed is not None and (problem is not None) != self._told:
+            self._told = problem is not None
+            self._changed(problem)
+
+    def forget(self, session: Session) -> None:
+        """A worker is gone: nothing waits for it.
+
+        Args:
+            session: Its connection.
+        """
+        if self._of[session]:
+            self._letters = deque(one for one in self._letters if one.session is not session)
+        del self._of[session], self._models[session]
+
+    def _count_off(self, letter: _Letter) -> None:
+        session = letter.session
+        self._of[session] -= 1
+        self._models[session] -= letter.vector is not None
+        if not self._of[session]:
+            del self._of[session], self._models[session]
 
     def close(self) -> None:
         """Sync for the last time, and send what that allows. What it does not is never sent."""
@@ -144,6 +182,7 @@ class Outbox:
             self.release()
         self._letters.clear()
         self._of.clear()
+        self._models.clear()
 
     def _want(self, log: Log) -> None:
         if self._thread is None and not self._over:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, final
 
 from headway.core.errors import CheckpointError
@@ -14,10 +14,11 @@ _AGAIN_S: Final = 0.25
 
 
 class _Held(NamedTuple):
-    """An action that waits, and what is called when it is done."""
+    """An action that waits, what is called when it is done, and for whom it is."""
 
     action: Callable[[], object]
     done: Callable[[], None] | None
+    owner: object = None
 
 
 @final
@@ -66,7 +67,12 @@ class Patience:
         return self._again_s if self._held else None
 
     def do(
-        self, action: Callable[[], object], now: float, done: Callable[[], None] | None = None
+        self,
+        action: Callable[[], object],
+        now: float,
+        done: Callable[[], None] | None = None,
+        *,
+        owner: object = None,
     ) -> None:
         """Do something now, or when it is its turn.
 
@@ -74,12 +80,13 @@ class Patience:
             action: It raises a ``CheckpointError`` before it changes anything, or not at all.
             now: The time, in seconds.
             done: Called when it is done, or has failed otherwise.
+            owner: Who wants it; ``None``: the server itself.
 
         Raises:
             Exception: What the action raised, other than a ``CheckpointError``.
         """
-        held = _Held(action, done)
-        if self.problem is not None:
+        held = _Held(action, done, owner)
+        if self._held:
             self._held.append(held)
             return
         try:
@@ -88,6 +95,8 @@ class Patience:
             # What it had others do may wait already.
             self._held.appendleft(held)
             self._begin(error, now)
+        else:
+            self._end()
 
     def at_once(self, action: Callable[[], object], done: Callable[[], None] | None = None) -> None:
         """Do something that needs nothing of what the others wait for.
@@ -120,15 +129,23 @@ class Patience:
                 self._held.appendleft(held)
                 self.problem, self._again_s = error, now + _AGAIN_S
                 return
-        self.problem = None
-        self._changed(None)
+        self._end()
+
+    def forget(self, owner: object) -> None:
+        """Do not do any more what somebody wanted who is gone.
+
+        Args:
+            owner: Who.
+        """
+        given_up = [held for held in self._held if held.owner is owner]
+        if given_up:
+            self._held = deque(held for held in self._held if held.owner is not owner)
+            _finish(given_up)
 
     def drop(self) -> None:
         """Forget what waits; it was never done."""
-        while self._held:
-            held = self._held.popleft()
-            if held.done is not None:
-                held.done()
+        given_up, self._held = self._held, deque()
+        _finish(given_up)
 
     def _do(self, held: _Held) -> None:
         try:
@@ -145,3 +162,14 @@ class Patience:
     def _begin(self, error: CheckpointError, now: float) -> None:
         self.problem, self._again_s = error, now + _AGAIN_S
         self._changed(error)
+
+    def _end(self) -> None:
+        if self.problem is not None and not self._held:
+            self.problem = None
+            self._changed(None)
+
+
+def _finish(given_up: Iterable[_Held]) -> None:
+    for held in given_up:
+        if held.done is not None:
+            held.done()

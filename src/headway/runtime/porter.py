@@ -13,6 +13,8 @@ from headway.runtime import wire
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from headway.runtime.members import Member
+
 __all__ = ["Porter", "Refusal"]
 
 _NAME: Final = 128
@@ -58,11 +60,12 @@ class Porter:
         self._model = "" if model is None else json.dumps(dict(model))
         self._max_message_bytes = max_message_bytes
 
-    def refusal(self, join: wire.Join) -> Refusal | None:
+    def refusal(self, join: wire.Join, before: Member | None = None) -> Refusal | None:
         """Why this worker cannot join; ``None``: it can.
 
         Args:
             join: What it said.
+            before: Who has had its name; ``None``: nobody.
         """
         if join.protocol != wire.PROTOCOL:
             return Refusal(
@@ -83,17 +86,13 @@ class Porter:
                 f"a worker's name and instance are at most {_NAME} printable characters",
                 "give a shorter name, or none: the server chooses one then",
             )
-        return self._other_model(join.layout) if join.layout else None
-
-    def name_taken(self, name: str) -> Refusal:
-        """Why a second worker of a name cannot join.
-
-        Args:
-            name: It.
-        """
+        if join.layout and (refused := self._other_model(join.layout)) is not None:
+            return refused
+        if before is None or before.session is None or before.instance == join.instance != "":
+            return None
         return Refusal(
             "name_taken",
-            f"a worker named `{name}` is here already",
+            f"a worker named `{join.worker}` is here already",
             "give each worker a name of its own, or none: the server chooses one then",
         )
 

@@ -293,12 +293,13 @@ class NetworkSession:
             message = str(error)
             self._hub.loop.post(lambda: self._hub.refuse(self, "protocol_error", message))
         except (StopIteration, grpc.RpcError):
-            self._hub.gone(self)
             self.finish()
         except BaseException:
-            self._hub.gone(self)
             self.finish()
             raise
+        finally:
+            # Also where the writer was the first to see that the worker has gone.
+            self._hub.gone(self)
 
     def _read_one(self, requests: Iterator[bytes]) -> None:
         self._is_prompt = self._joined

@@ -8,10 +8,13 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from headway.core import Buffers
-from headway.runtime.wire import ToWorker
+from headway.runtime.wire import Job, ToWorker
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from headway.core import Server
+    from headway.observe.tally import Tally
 
 __all__ = ["Letter", "Looks", "Unsent"]
 
@@ -100,6 +103,17 @@ class Looks:
     def __init__(self) -> None:
         self._version = -1
         self._copies: list[weakref.ref[Tensor]] = []
+
+    def letter(self, server: Server, tally: Tally) -> Letter:
+        """The model as it is now, without a job.
+
+        Args:
+            server: Whose.
+            tally: Where it is counted.
+        """
+        taken = self.take(server.version, server.parameters, server.buffers)
+        tally.send(*taken)
+        return Letter(ToWorker(job=Job(version=server.version, look=True)), *taken)
 
     def take(
         self, version: int, parameters: Tensor, buffers: Buffers | None

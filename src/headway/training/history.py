@@ -64,6 +64,8 @@ class History:
         waits_for: Why it has none now, or had none at the end, in the server's words.
         wall_time_s: Seconds in all.
         stopped: Why the training ended before its data did; empty where it did not.
+        dismissed: Whether the server told this worker to stop, because its updates were rejected
+            again and again; :attr:`stopped` says with which reasons.
         encoding: How its updates were compressed, and why so; empty: that was not decided.
         traffic: Bytes up and down, as they travelled and before compression (``"raw"``); how models
             came.
@@ -83,6 +85,7 @@ class History:
     waits_for: str = ""
     wall_time_s: float = 0.0
     stopped: str = ""
+    dismissed: bool = False
     encoding: str = ""
     traffic: dict[str, Any] = field(default_factory=dict)
 
@@ -146,6 +149,7 @@ class History:
             "wall_time_s": self.wall_time_s,
             "samples_per_s": self.samples_per_s,
             "stopped": self.stopped,
+            "dismissed": self.dismissed,
             "encoding": self.encoding,
             "traffic": dict(self.traffic),
         }
@@ -180,7 +184,7 @@ class History:
         if self.reconnects:
             pairs.append(("reconnects", f"{self.reconnects:,}"))
         if self.stopped:
-            pairs.append(("ended by", self.stopped))
+            pairs.append(("told to stop" if self.dismissed else "ended by", self.stopped))
         return "\n".join([f"{self.worker} on {self.device}", *text.pairs(pairs)])
 
     def _bytes_text(self) -> str:

@@ -9,20 +9,49 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, final
 from headway import __version__
 from headway.checkpoint.locking import lock_folder
 from headway.core import ParameterLayout
-from headway.core.errors import CheckpointError, ConfigurationError, StateError
+from headway.core.errors import (
+    CheckpointError,
+    ConfigurationError,
+    StateError,
+    UnknownNameError,
+)
 from headway.observe import files
 
 if TYPE_CHECKING:
     from headway.core import Algorithm
     from headway.runtime.hub import Hub
 
-__all__ = ["LOG", "Durability", "Home"]
+__all__ = ["LOG", "Durability", "Home", "check_durability"]
 
 Durability = Literal["checkpoint", "log"]
 
 LOG: Final = "log"
 _FORM: Final = 1
 _STARTS: Final = "starts.json"
+_DURABILITIES: Final = ("checkpoint", "log")
+
+
+def check_durability(level: str, folder: str | os.PathLike[str] | None, *, where: str) -> None:
+    """See whether a level of durability is one, and has the folder that it needs.
+
+    Args:
+        level: What shall survive.
+        folder: The server's; ``None``: it has none.
+        where: The call that errors name.
+
+    Raises:
+        UnknownNameError: There is no such level.
+        ConfigurationError: It needs a folder.
+    """
+    if level not in _DURABILITIES:
+        raise UnknownNameError.of("durability", str(level), _DURABILITIES, where=where)
+    if level == "log" and folder is None:
+        raise ConfigurationError(
+            "a log needs a folder",
+            where=where,
+            got='durability="log" without checkpoint_dir',
+            help="give checkpoint_dir=...",
+        )
 
 
 @final

@@ -13,6 +13,7 @@ from headway.core.errors import ExchangeError
 from headway.observe import LogHash, Point, Result, RunFolder
 from headway.observe.folder import REPORT
 from headway.observe.journal import result_of
+from headway.training.guestbook import Guestbook
 from headway.training.standstill import Standstill
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Ledger:
     Attributes:
         seen: How many workers have asked for work since the start, and how many are here, working
             or looking. For any thread.
+        guests: What is said of who comes and goes.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Ledger:
         began_s: float,
     ) -> None:
         self.seen = (0, 0)
+        self.guests = Guestbook()
         self._standstill = Standstill(algorithm)
         self._about = _about(algorithm, task, seed, concurrency)
         self._folder = None if folder is None else RunFolder.create(folder, _config(self._about))
@@ -94,6 +97,7 @@ class Ledger:
         with self._changed:
             self._changed.wait(timeout_s)
         self._standstill.warn()
+        self.guests.tell()
 
     def ring(self) -> None:
         """Have whoever waits look again. For a signal's handler too: the lock can be taken twice."""
@@ -142,7 +146,11 @@ class Ledger:
             idle_share=tally.idle_share(now),
             execution={"mode": "server"},
             stop_reason=reason,
-            warnings=[*(warnings or ()), *_bad(tally.reasons["not_finite"], tally.updates)],
+            warnings=[
+                *(warnings or ()),
+                *_bad(tally.reasons["not_finite"], tally.updates),
+                *_told(hub.dismissals.num_told),
+            ],
             log_hash=self._hash.hexdigest() if self._folder is not None else "",
         )
 
@@ -155,6 +163,7 @@ class Ledger:
             warnings: What the user should know.
         """
         self._take(hub)
+        self.guests.tell()
         if self._losses[1]:
             self._add_point(hub)
         result = self.result(hub, reason, warnings)
@@ -297,4 +306,13 @@ def _bad(count: int, updates: int) -> list[str]:
     return [
         f"{count} of {updates} updates were rejected because they were not finite; "
         "the workers' learning rate is probably too high"
+    ]
+
+
+def _told(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count:,} time{'s' * (count != 1)} a worker was told to stop, because its updates were "
+        "rejected again and again"
     ]

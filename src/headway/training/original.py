@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from headway.core import Buffers, ParameterLayout
-from headway.core.errors import ArgumentTypeError
+from headway.core.errors import ArgumentTypeError, ConfigurationError
+from headway.models import describe
 from headway.task.randomness import own_randomness
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ class Original:
         if buffers is not None:
             buffers = Buffers(buffers.floating.cpu(), buffers.integer.cpu())
         return self.layout, self.layout.flatten(self.module).cpu(), buffers
+
+    def described(self) -> tuple[dict[str, Any] | None, str]:
+        """What the model is made of; and, where that cannot be said, why."""
+        try:
+            return describe(self.module), ""
+        except ConfigurationError as error:
+            return None, f"{error.message} ({error.where}: {error.got})"
 
     def with_values(self, parameters: Tensor, buffers: Buffers | None) -> nn.Module:
         """A copy of the module with other values.

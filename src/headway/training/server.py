@@ -19,14 +19,13 @@ from headway.algorithms.arguments import check_count, check_number
 from headway.core import Algorithm, Server
 from headway.core.errors import (
     ArgumentTypeError,
-    ConfigurationError,
     HeadwayError,
     UnknownNameError,
     UsageError,
 )
 from headway.core.scheduler import FirstCome
-from headway.models import describe
 from headway.runtime.compression import KINDS
+from headway.runtime.dismissals import MAX_REJECTIONS
 from headway.runtime.hub import Hub
 from headway.runtime.narrow import check_offer
 from headway.runtime.network import NetworkServer
@@ -35,7 +34,7 @@ from headway.runtime.segments import Segments, SharedMemory
 from headway.runtime.timeouts import Timeouts
 from headway.training.durable import LogKeeper
 from headway.training.ending import Ending, ending
-from headway.training.home import Durability, Home
+from headway.training.home import Durability, Home, check_durability
 from headway.training.instructions import instructions_for
 from headway.training.ledger import Ledger, plain, too_few
 from headway.training.original import Original
@@ -53,7 +52,6 @@ __all__ = ["ParameterServer"]
 
 _LOOK_EVERY_S: Final = 0.5
 _CONSISTENCIES: Final = ("hogwild", "snapshot")
-_DURABILITIES: Final = ("checkpoint", "log")
 _WHERE: Final = "ParameterServer"
 _TIMEOUTS: Final = Timeouts()
 
@@ -107,6 +105,10 @@ class ParameterServer:
             each was sent before, where that is shorter; a value of :mod:`headway.compression`:
             differences written so; ``None``: whole.
         max_workers: How many may be connected at the same time, at least 1.
+        max_rejections: When a worker is told to stop because its updates are rejected: after so many
+            in a row with something wrong in them, at least 1 (not finite, of another size, a version
+            that it was not given, ...). A sound one that the algorithm does not take, as it is too
+            stale, say, counts a fiftieth. ``None``: never.
         timeouts: When a silent worker is taken for lost: :class:`headway.Timeouts`.
         drain_s: How long :meth:`stop` waits for workers to hand in what they are at, in seconds.
         seed: Of the model's initial values, where ``model`` makes them, and of all that the server
@@ -150,6 +152,7 @@ class ParameterServer:
         compression: Sequence[str] = KINDS,
         pulls: Codec | Literal["exact"] | None = "exact",
         max_workers: int = 256,
+        max_rejections: int | None = MAX_REJECTIONS,
         timeouts: Timeouts = _TIMEOUTS,
         drain_s: float = 5.0,
         seed: int = 0,
@@ -170,15 +173,9 @@ class ParameterServer:
             ("max_workers", max_workers),
         ):
             check_count(name, count)
-        if durability not in _DURABILITIES:
-            raise UnknownNameError.of("durability", str(durability), _DURABILITIES, where=_WHERE)
-        if durability == "log" and checkpoint_dir is None:
-            raise ConfigurationError(
-                "a log needs a folder",
-                where=_WHERE,
-                got='durability="log" without checkpoint_dir',
-                help="give checkpoint_dir=...",
-            )
+        check_durability(durability, checkpoint_dir, where=_WHERE)
+        if max_rejections is not None:
+            check_count("max_rejections", max_rejections)
         if type(port) is not int:
             raise ArgumentTypeError("a port is a whole number", where=_WHERE, got=repr(port))
         self._scheduler = FirstCome(concurrency=concurrency)
@@ -191,9 +188,10 @@ class ParameterServer:
         self._durability: Durability = durability
         self._folder = folder
         self._seed = seed
+        self._max_rejections = max_rejections
         self._offer = check_offer(compression, pulls)
         self._place = (host, port, tls, token, insecure, max_workers)
-        self._description, why_not = self._described()
+        self._description, why_not = self._original.described()
         self._instructions = {
             **instructions_for(self.algorithm, consistent=self._consistent),
             "no_model": why_not,
@@ -236,7 +234,14 @@ class ParameterServer:
         self._offset_s, self._began_s = server.now, time.monotonic()
         porter = Porter(server.layout, self._instructions, model=self._description)
         logged = None if keeper is None else keeper.logged
-        hub = Hub(server, porter, seed=self._seed, clock=self._clock, logged=logged)
+        hub = Hub(
+            server,
+            porter,
+            seed=self._seed,
+            clock=self._clock,
+            logged=logged,
+            max_rejections=self._max_rejections,
+        )
         if keeper is not None:
             keeper.restore(hub)
             self.resumed_from = keeper.resumed_from
@@ -248,7 +253,7 @@ class ParameterServer:
             concurrency=self._scheduler.concurrency,
             began_s=self._offset_s,
         )
-        hub.settled = self._settled
+        hub.settled, hub.members.noticed = self._settled, self._ledger.guests.note
         host, port, tls, token, insecure, max_workers = self._place
         network = NetworkServer(
             hub,
@@ -443,12 +448,6 @@ class ParameterServer:
         layout = self._original.layout_for(self.algorithm)
         home = Home(folder, self.algorithm, layout, self._durability)
         return LogKeeper(home, every) if self._durability == "log" else Keeper(home, every)
-
-    def _described(self) -> tuple[dict[str, Any] | None, str]:
-        try:
-            return describe(self._original.module), ""
-        except ConfigurationError as error:
-            return None, f"{error.message} ({error.where}: {error.got})"
 
     def _clock(self) -> float:
         return self._offset_s + time.monotonic() - self._began_s

@@ -287,6 +287,9 @@ class AsyncWorker:
             history.stopped = exchange.stopped
         finally:
             diary.close()
+            history.dismissed = exchange.is_dismissed
+            if history.dismissed:
+                _LOG.warning("Headway: the server told this worker to stop: %s", history.stopped)
             history.encoding = f"{self._narrow!r}"
             history.traffic = exchange.traffic.describe()
             exchange.leave()

@@ -240,12 +240,14 @@ class Cancel(_message.Message):
     def __init__(self, job: _Optional[int] = ...) -> None: ...
 
 class Stop(_message.Message):
-    __slots__ = ("reason", "drain")
+    __slots__ = ("reason", "drain", "code")
     REASON_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     reason: str
     drain: bool
-    def __init__(self, reason: _Optional[str] = ..., drain: _Optional[bool] = ...) -> None: ...
+    code: str
+    def __init__(self, reason: _Optional[str] = ..., drain: _Optional[bool] = ..., code: _Optional[str] = ...) -> None: ...
 
 class Beat(_message.Message):
     __slots__ = ("number", "slack_s")
