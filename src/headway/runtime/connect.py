@@ -14,7 +14,6 @@ from math import isfinite
 from queue import Empty, SimpleQueue
 from typing import Any, Final, final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from headway.core import Buffers, ParameterLayout
@@ -33,6 +32,7 @@ from headway.runtime.heartbeats import Heart, Ticker, paced
 from headway.runtime.leases import Pace
 from headway.runtime.outgoing import Outgoing
 from headway.runtime.parcel import Delivery, Parcel, vectors_of
+from headway.runtime.quiet import grpc
 from headway.runtime.rooms import Room, Sizes
 from headway.runtime.security import WorkerTLS, check_worker, metadata
 from headway.runtime.sharing import WorkerShare

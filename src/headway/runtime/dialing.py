@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from headway.core.errors import ProtocolError, RefusedError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.finding import Place, find, why
+from headway.runtime.quiet import grpc
 from headway.runtime.security import WorkerTLS, check_worker, metadata
 
 __all__ = ["code_of", "dial", "fetch_status"]

@@ -8,8 +8,7 @@ from headway.core.errors import ConfigurationError, HeadwayError
 from headway.runtime.chunks import MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    import grpc
-
+    from headway.runtime.quiet import grpc
     from headway.runtime.security import ServerTLS
     from headway.runtime.timeouts import Timeouts
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-import grpc
-
 from headway.core import ParameterLayout
 from headway.runtime import wire
 from headway.runtime.chunks import (
@@ -21,6 +19,7 @@ from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker
 from headway.runtime.letters import failed_letter, refused_letter
 from headway.runtime.listening import address_of, check_port, listen, options
 from headway.runtime.pool import Pool
+from headway.runtime.quiet import grpc
 from headway.runtime.rooms import Sizes
 from headway.runtime.security import ServerTLS, check_server, is_authorised
 from headway.runtime.session import NetworkSession

@@ -46,7 +46,7 @@ class ServerTLS:
         Raises:
             ConfigurationError: A file cannot be read.
         """
-        import grpc
+        from headway.runtime.quiet import grpc
 
         pair = (_read("key", self.key), _read("certificate", self.certificate))
         client_ca = None if self.client_ca is None else _read("client_ca", self.client_ca)
@@ -95,7 +95,7 @@ class WorkerTLS:
         Raises:
             ConfigurationError: A file cannot be read.
         """
-        import grpc
+        from headway.runtime.quiet import grpc
 
         return grpc.ssl_channel_credentials(
             root_certificates=None if self.ca is None else _read("ca", self.ca),

@@ -15,7 +15,6 @@ from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from headway.core import Buffers, ParameterLayout
@@ -31,6 +30,7 @@ from headway.runtime.chunks import (
 from headway.runtime.heartbeats import Vital, paced
 from headway.runtime.leases import Pace
 from headway.runtime.parcel import Parcel, vectors_of
+from headway.runtime.quiet import grpc
 from headway.runtime.segments import machine
 from headway.runtime.sharing import ServerShare
 from headway.runtime.timeouts import Timeouts
