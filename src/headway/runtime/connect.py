@@ -25,6 +25,7 @@ from headway.runtime.chunks import (
     Rooms,
     as_chunk,
     chunk_data,
+    keep_memory,
 )
 from headway.runtime.dialing import code_of, dial, fetch_status
 from headway.runtime.finding import Place, why
@@ -198,6 +199,7 @@ class NetworkLink:
                 self._vectors.shares()
                 self._shares = True
                 return True
+        keep_memory()
         rooms = Rooms(self._sizes, keep=_ROOMS)
         for room in [rooms.take() for _ in range(2)]:
             rooms.give(room)

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from headway.core import ParameterLayout
 from headway.runtime import wire
-from headway.runtime.chunks import (
-    Rooms,
-)
+from headway.runtime.chunks import Rooms, keep_memory
 from headway.runtime.compression import KINDS
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker
 from headway.runtime.letters import failed_letter, refused_letter
@@ -119,6 +117,7 @@ class NetworkServer:
             HeadwayError: Something else listens there, or there is no such place on this machine.
             ConfigurationError: The certificate or its key cannot be read.
         """
+        keep_memory()
         pool: Any = Pool(self._max_workers + _STATUS_THREADS, "headway-network")
         server = grpc.server(pool, options=options(self.timeouts))
         server.add_generic_rpc_handlers((_Calls(self._work, self._tell),))
