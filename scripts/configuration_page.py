@@ -68,6 +68,7 @@ SECTIONS = {
     "Runtime": "`[runtime]`",
     "Staleness": "`[staleness]`",
     "Execution": "`[execution]`",
+    "Compression": "`[compression]`",
     "Stop": "`[stop]`",
     "DataChoice": "`[data]`, with the options of the data set",
     "PopulationChoice": "`[population]`, with the options of the population",

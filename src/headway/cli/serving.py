@@ -17,6 +17,7 @@ from headway.cli.options import AsJson, Config, Settings, say_json
 
 if TYPE_CHECKING:
     from headway.config import Resolved
+    from headway.config.model import Compression
     from headway.data import Federated
     from headway.runtime.security import WorkerTLS
     from headway.task import LocalTraining, Task
@@ -88,6 +89,22 @@ def server(
             help="What survives a crash: checkpoint (the newest), or log (every acknowledged update).",
         ),
     ] = "checkpoint",
+    compression: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What workers may compress with: none, bf16, int8, topk. May be repeated. "
+            "[default: all]",
+        ),
+    ] = None,
+    pulls: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="Models for workers that compress: exact (differences), whole, bf16, int8 or topk. "
+            "[default: exact]",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A run folder. [default: none]")
     ] = None,
@@ -109,6 +126,7 @@ def server(
 
     resolved = load(config, assignments=settings or ())
     (_, task), algorithm = _task(resolved), room.make_algorithm(resolved)
+    offer = _compression(resolved)
     serving = ParameterServer(
         task.make_module(resolved.config.seed),
         host=host,
@@ -122,6 +140,8 @@ def server(
         checkpoint_dir=checkpoint_dir,
         checkpoint_frequency=checkpoint_frequency,
         durability=cast("Any", durability),
+        compression=compression or offer.offered,
+        pulls=_pulls(pulls or offer.pulls),
         folder=out,
         tls=_server_tls(certificate, key, ca),
         token=_token(token_file),
@@ -164,6 +184,14 @@ def worker(
     prefetch: Annotated[
         bool, typer.Option("--prefetch", help="Get the next model while a batch is computed.")
     ] = False,
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How updates are written: auto (as the link needs), none, bf16, int8 or topk. "
+            "[default: none]",
+        ),
+    ] = None,
     token_file: TokenFile = None,
     certificate: Certificate = None,
     key: Key = None,
@@ -199,6 +227,7 @@ def worker(
         device=resolved.config.run.device,
         name=name,
         prefetch=prefetch,
+        compression=compression or _compression(resolved).pushes,
         tls=_worker_tls(certificate, key, ca),
         token=_token(token_file),
         insecure=insecure,
@@ -285,11 +314,19 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     if not workers:
         return [*head, "no worker has joined"]
     names = ("name", "state", "updates", "applied", "buffered", "rejected", "lost", "staleness")
-    rows = [[str(one.get(name, "")) for name in names] for one in workers]
-    widths = [max(len(row[at]) for row in [list(names), *rows]) for at in range(len(names))]
+    rows = [[*(str(one.get(name, "")) for name in names), _why(one)] for one in workers]
+    rows.insert(0, [*names, "why rejected"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in [list(names), *rows]]  # fmt: skip
+             for row in rows]  # fmt: skip
     return [*head, "", *table]
+
+
+def _why(worker: Mapping[str, Any]) -> str:
+    """Why a worker's updates were rejected, and how many of them lately without a good one between."""
+    reasons = [f"{count:,} {why}" for why, count in worker.get("reasons", {}).items()]
+    row = worker.get("rejected_in_a_row", 0)
+    return ", ".join(reasons) + (f"; the last {row:,}" if row > 1 else "")
 
 
 @contextmanager
@@ -325,6 +362,24 @@ def _task(resolved: Resolved) -> tuple[Federated, Task]:
     if data is None or not isinstance(task, Task):
         raise _no_data(resolved)
     return data, task
+
+
+def _compression(resolved: Resolved) -> Compression:
+    from headway.config.model import Compression
+
+    return resolved.config.compression or Compression()
+
+
+def _pulls(how: str) -> Any:
+    from headway.core.errors import UnknownNameError
+    from headway.runtime.narrow import read_compression
+
+    known = ("exact", "whole", "bf16", "int8", "topk")
+    if how not in known:
+        raise UnknownNameError.of("way of a model", how, known, where="--pulls")
+    if how in known[:2]:
+        return how if how == "exact" else None
+    return read_compression(how)
 
 
 def _made(task: Task) -> Any:

@@ -308,6 +308,25 @@ class Runtime(Section):
     )
 
 
+class Compression(Section):
+    """What travels between `headway server` and `headway worker`, where they share no memory."""
+
+    pushes: Literal["auto", "none", "bf16", "int8", "topk"] = Field(
+        default="none",
+        description="How a worker writes its updates, with error feedback: a name, or as its link "
+        "needs (auto).",
+    )
+    offered: list[Literal["none", "bf16", "int8", "topk"]] = Field(
+        default=["none", "bf16", "int8", "topk"],
+        description="What a server's workers may compress with.",
+    )
+    pulls: Literal["exact", "whole", "bf16", "int8", "topk"] = Field(
+        default="exact",
+        description="How models come to workers that compress: as differences without loss (exact) "
+        "or written so, or whole.",
+    )
+
+
 class Stop(Section):
     """When a run ends: the first that is reached."""
 
@@ -352,6 +371,7 @@ class Config(Section):
     runtime: Runtime | None = Field(default=None)
     execution: Execution = Field(default=Execution())
     staleness: Staleness | None = Field(default=None)
+    compression: Compression | None = Field(default=None)
     stop: Stop = Field(default=Stop())
     algorithm: Choice | None = Field(
         default=None,

@@ -24,6 +24,7 @@ from headway.config.layers import (
 from headway.config.lines import Path
 from headway.config.model import (
     Arrival,
+    Compression,
     Config,
     Contender,
     DataChoice,
@@ -71,6 +72,7 @@ _SECTIONS: Final[Mapping[Path, type]] = {
     ("server",): Server,
     ("runtime",): Runtime,
     ("execution",): Execution,
+    ("compression",): Compression,
     ("stop",): Stop,
     ("stop", "target"): Target,
 }
@@ -294,6 +296,7 @@ def _complete(config: Config, place: Place) -> dict[str, Any]:
     tree["scheduler"] = _choice(("scheduler",), "schedulers", config.scheduler, place)
     tree["execution"] = _dumped(config.execution)
     tree["staleness"] = _dumped(config.staleness)
+    tree["compression"] = _dumped(config.compression)
     tree["runtime"] = _dumped(config.runtime)
     tree |= {"server": _dumped(config.server), "stop": _dumped(config.stop)}
     if config.algorithm is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from headway.observe import text
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from headway.core import Receipt
 
 __all__ = ["History", "Row"]
+
+_PLAIN: Final = "none() (as was asked for)"
+_FEWER: Final = 1.1
 
 
 class Row(NamedTuple):
@@ -95,6 +98,12 @@ class History:
         return self.examples / self.wall_time_s if self.wall_time_s else 0.0
 
     @property
+    def unanswered(self) -> int:
+        """How many updates were handed in, and had no receipt when the training ended."""
+        kinds = ("applied", "buffered", "rejected")
+        return max(0, self.updates - sum(self.receipts[kind] for kind in kinds))
+
+    @property
     def metrics(self) -> list[str]:
         """Names of the metrics, in the order in which they were asked for."""
         return list(self.rows[-1].metrics) if self.rows else []
@@ -142,6 +151,7 @@ class History:
             "batches": self.batches,
             "examples": self.examples,
             "updates": self.updates,
+            "unanswered": self.unanswered,
             "version": self.version,
             "reconnects": self.reconnects,
             "waited_s": self.waited_s,
@@ -159,7 +169,10 @@ class History:
 
     def __str__(self) -> str:
         kinds = ("applied", "buffered", "rejected", "cancelled")
-        became = ", ".join(f"{self.receipts[k]:,} {k}" for k in kinds if self.receipts[k])
+        became = ", ".join(
+            [f"{self.receipts[k]:,} {k}" for k in kinds if self.receipts[k]]
+            + [f"{self.unanswered:,} without a receipt"] * bool(self.unanswered)
+        )
         pairs = [(name, text.number(self.final(name))) for name in self.metrics]
         pairs += [
             ("updates", f"{self.updates:,}" + (f": {became}" if became else "")),
@@ -172,8 +185,10 @@ class History:
             ("waited", text.seconds(self.waited_s) + (self.waits_for and f"; {self.waits_for}")),
             ("wall time", text.seconds(self.wall_time_s)),
         ]
-        if self.traffic and not self.encoding.startswith("none"):
-            pairs += [("compression", self.encoding), ("bytes", self._bytes_text())]
+        if self.encoding and self.encoding != _PLAIN:
+            pairs.append(("compression", self.encoding))
+        if self.traffic.get("bytes_up_raw"):
+            pairs.append(("bytes", self._bytes_text()))
         why = [
             f"{key.partition(':')[2]} {count:,}"
             for key, count in sorted(self.receipts.items())
@@ -189,10 +204,13 @@ class History:
 
     def _bytes_text(self) -> str:
         told = self.traffic
-        return (
-            f"{told['bytes_up']:,} up for {told['bytes_up_raw']:,}, "
-            f"{told['bytes_down']:,} down for {told['bytes_down_raw']:,}"
-        )
+        ways = []
+        for way in ("up", "down"):
+            went, raw = told[f"bytes_{way}"], told[f"bytes_{way}_raw"]
+            fewer = raw / max(1, went)
+            few = f" for {raw:,}: {fewer:.1f} times fewer" if fewer > _FEWER else ""
+            ways.append(f"{went:,} {way}{few}")
+        return ", ".join(ways)
 
     def _staleness_text(self) -> str:
         if not self.staleness:

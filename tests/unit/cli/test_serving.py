@@ -11,6 +11,7 @@ import pytest
 
 import headway
 from headway.cli import main
+from headway.core.errors import ConfigurationError
 from headway.runtime.connect import fetch_status
 
 CONFIG = """
@@ -67,9 +68,63 @@ def test_a_worker_of_an_algorithm_with_gradients_has_no_optimizer(config, capsys
     assert told["updates"] == told["batches"] > 1
 
 
+@pytest.mark.parametrize("how", [["--compression", "topk"], ["--set", "compression.pushes=topk"]])
+def test_a_worker_compresses_and_says_what_travelled(config, capsys, how):
+    model = headway.models.softmax_regression(inputs=64, classes=10)
+    with headway.ParameterServer(model, port=0, shared_memory=False) as server:
+        arguments = ["worker", server.address, config(), "--epochs", "30", *how]
+        assert main(arguments) == 0
+        (told,) = server.status()["workers"]
+    out = capsys.readouterr().out
+    assert "compression" in out
+    assert "topk(0.06, values='int8', block_size=256) (as was asked for)" in out
+    up, raw = told["bytes_up"], told["bytes_up_raw"]
+    assert raw == 30 * 650 * 4
+    assert up < raw / 10
+    assert f" up for {raw:,}: " in out
+
+
+def test_the_command_line_beats_the_file_in_what_is_compressed(config, capsys):
+    model = headway.models.softmax_regression(inputs=64, classes=10)
+    with headway.ParameterServer(
+        model, port=0, shared_memory=False, compression=["bf16"]
+    ) as server:
+        arguments = ["worker", server.address, config(), "--set", "compression.pushes=topk"]
+        assert main(arguments) == 2
+        assert "does not offer" in capsys.readouterr().err
+        assert main([*arguments, "--compression", "bf16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["encoding"] == "bf16() (as was asked for)"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds", "pulls"),
+    [
+        ([], ("none", "bf16", "int8", "topk"), "exact"),
+        (["--compression", "none", "--compression", "int8", "--pulls", "whole"],
+         ("none", "int8"), None),
+        (["--set", "compression.offered=['bf16']", "--set", "compression.pulls='int8'"],
+         ("bf16",), headway.compression.int8()),
+    ],
+)  # fmt: skip
+def test_a_server_offers_what_it_was_told_to(config, monkeypatch, asked, kinds, pulls):
+    made = {}
+
+    def note(*_, **options):
+        made.update(options)
+        raise ConfigurationError("that was all")
+
+    monkeypatch.setattr("headway.training.server.ParameterServer", note)
+    assert main(["server", config(), *asked]) == 2
+    assert (tuple(made["compression"]), made["pulls"]) == (kinds, pulls)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["worker", "127.0.0.1:1", "CONFIG", "--compression", "gzip"], "bf16"),
+        (["server", "CONFIG", "--compression", "gzip"], "bf16"),
+        (["server", "CONFIG", "--pulls", "all"], "whole"),
+        (["server", "CONFIG", "--set", "compression.pulls=all"], "whole"),
         (["worker", "127.0.0.1:1", "CONFIG", "--client", "7"], "0 to 2"),
         (["worker", "127.0.0.1:1", "CONFIG", "--certificate", "x.pem"], "belong together"),
         (["worker", "127.0.0.1:1", "CONFIG", "--token-file", "absent"], "token cannot be read"),
