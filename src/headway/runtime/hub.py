@@ -266,7 +266,7 @@ class Hub:
             # Whoever comes hears what it waits for, and is not let in when it has gone again.
             self.patience.at_once(action, done)
             return
-        if self.patience.problem is not None:
+        if self.patience.num_waiting and self.patience.problem is not None:
             # Its job or receipt may have come to it after the others were told.
             self.members.tell_again(session, self.patience.problem)
         self.patience.do(action, self.now, done, owner=session)

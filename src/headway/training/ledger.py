@@ -27,6 +27,7 @@ __all__ = ["Ledger", "plain", "too_few"]
 _TAKE_AT: Final = 200
 _TAKE_EVERY_S: Final = 1.0
 _POINT_EVERY: Final = 100
+_POINTS: Final = 10_000
 _METRIC: Final = "train_loss"
 
 
@@ -35,7 +36,8 @@ class Ledger:
     """Keeps a server's books. What is not said otherwise is for the hub's thread.
 
     Every hundred updates the mean of the losses that workers have reported becomes a point of the
-    history, as ``"train_loss"``. Events are kept in the folder and nowhere else, because a server
+    history, as ``"train_loss"``; when there are ten thousand, every second one is left out, and the
+    distance is twice as long from then on. Events are kept in the folder and nowhere else, because a server
     may run for long.
 
     Args:
@@ -72,7 +74,7 @@ class Ledger:
         self._hash = LogHash()
         self._history: list[Point] = []
         self._losses = (0.0, 0)
-        self._next_point = _POINT_EVERY
+        self._next_point = self._point_every = _POINT_EVERY
         self._taken_s = time.monotonic()
         self._began_s = began_s
         self._changed = threading.Condition()
@@ -218,7 +220,7 @@ class Ledger:
             self._hash.extend(events)
             self._folder.append_events(events)
         if hub.tally.updates >= self._next_point and self._losses[1]:
-            self._next_point = hub.tally.updates + _POINT_EVERY
+            self._next_point = hub.tally.updates + self._point_every
             self._add_point(hub)
 
     def _add_point(self, hub: Hub) -> None:
@@ -235,6 +237,9 @@ class Ledger:
             metrics={_METRIC: total / count},
         )
         self._history.append(point)
+        if len(self._history) >= _POINTS:
+            del self._history[-2::-2]
+            self._point_every *= 2
         if self._folder is not None:
             self._folder.append_point(point)
 

@@ -234,3 +234,99 @@ def test_another_error_is_raised_and_nothing_waits():
         patience.do(lambda: 1 // 0, 0.0, lambda: finished.append(1))
     assert finished == [1]
     assert patience.problem is None
+
+
+def test_few_models_wait_for_a_worker_that_asks_and_asks(parts):
+    _, log, outbox, session = parts
+    log.sequence = 1
+    for number in range(9):
+        assert not session.closed, number
+        outbox.send(session, wire.ToWorker(job=wire.Job(look=True)), torch.zeros(1))
+    assert session.closed
+    assert outbox.num_waiting == 8
+    other = Session()
+    outbox.send(other, wire.ToWorker(job=wire.Job(id=1)), torch.zeros(1))
+    assert not other.closed
+
+
+def test_what_was_sent_makes_room_again(parts):
+    loop, log, outbox, session = parts
+    for _ in range(5):
+        log.sequence += 1
+        for _ in range(8):
+            outbox.send(session, wire.ToWorker(job=wire.Job(look=True)), torch.zeros(1))
+        log.gate.release()
+        while outbox.num_waiting:
+            loop.turn(WAIT_S)
+    assert not session.closed
+    assert len(session.got) == 40
+
+
+def test_nothing_waits_for_who_is_gone(parts):
+    _, log, outbox, session = parts
+    stays, log.sequence = Session(), 1
+    for one in (session, stays, session):
+        outbox.send(one, _wait("x"), torch.zeros(1))
+    outbox.forget(session)
+    assert outbox.num_waiting == 1
+    for _ in range(8):
+        outbox.send(session, _wait("y"), torch.zeros(1))
+    assert not session.closed
+
+
+def test_whoever_waits_is_told_that_the_disk_failed_and_when_that_is_over():
+    loop, log, told = Loop(), Log(), []
+    outbox = Outbox(loop, log, lambda problem: told.append(problem and problem.message))
+    log.sequence, log.failing = 1, True
+    outbox.send(Session(), _wait("1"))
+    log.gate.release()
+    while not told:
+        loop.turn(WAIT_S / 100)
+    log.failing = False
+    log.gate.release(10)
+    while len(told) < 2:
+        loop.turn(WAIT_S / 100)
+    assert told == ["the disk failed", None]
+    outbox.close()
+    loop.close()
+
+
+def test_what_somebody_wanted_who_is_gone_is_not_done():
+    done, finished, full = [], [], [True]
+
+    def act(what):
+        if full[0]:
+            raise CheckpointError("full")
+        done.append(what)
+
+    patience = Patience(lambda problem: None)
+    for what in range(4):
+        finish = lambda what=what: finished.append(what)  # noqa: E731
+        patience.do(lambda what=what: act(what), 0.0, finish, owner=what % 2)
+    patience.forget(1)
+    assert (patience.num_waiting, finished) == (2, [1, 3])
+    full[0] = False
+    patience.try_again(1.0)
+    assert done == [0, 2]
+    assert finished == [1, 3, 0, 2]
+
+
+def test_when_all_are_gone_the_next_one_tries_again():
+    told, full = [], [True]
+
+    def act():
+        if full[0]:
+            raise CheckpointError("full")
+
+    patience = Patience(lambda problem: told.append(problem is not None))
+    patience.do(act, 0.0, owner="ada")
+    patience.forget("ada")
+    assert patience.problem is not None
+    assert patience.due_s is None
+    patience.do(act, 0.0, owner="bob")
+    assert patience.num_waiting == 1
+    patience.forget("bob")
+    full[0] = False
+    patience.do(act, 0.0)
+    assert patience.problem is None
+    assert told == [True, True, False]

@@ -313,3 +313,20 @@ def test_who_waits_for_workers_hears_who_comes_and_goes(caplog):
         server.wait_for_workers()
     told = [record.getMessage() for record in caplog.records if record.name == COMINGS]
     assert told == ["Headway: ada joined; 1 here", "Headway: ada left, 1 update; 0 here"]
+
+
+def test_a_history_has_a_bounded_number_of_points_and_still_all_of_the_run(monkeypatch):
+    from headway.training import ledger
+
+    monkeypatch.setattr(ledger, "_POINTS", 8)
+    monkeypatch.setattr(ledger, "_POINT_EVERY", 1)
+    monkeypatch.setattr(ledger, "_TAKE_AT", 1)
+    with kit.server(kit.line()) as server:
+        raw = kit.Raw(server, "ada")
+        for _ in range(60):
+            raw.work(metrics={"loss": 1.0})
+        points = [point.updates for point in server.stop().history]
+    assert len(points) < 8
+    assert points == sorted(set(points))
+    assert points[-1] == 60
+    assert points[0] <= 60 // 4
