@@ -69,6 +69,16 @@ class Accountable:
         return getattr(self._trainer, "is_written_out", False)
 
     @property
+    def has_convolutions(self) -> bool:
+        """Whether the model has convolutions."""
+        return getattr(self._trainer, "has_convolutions", False)
+
+    @property
+    def activation_bytes(self) -> int:
+        """What a group keeps of each job's batch between its forward and backward pass."""
+        return getattr(self._trainer, "activation_bytes", 0)
+
+    @property
     def not_compiled(self) -> str | None:
         """Why nothing is compiled though it was asked for; ``None``: it is, or it was not."""
         return self._trainer.not_compiled  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import torch
 import torch.multiprocessing
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "grouping", "many"]
 
 _FIRST_ROWS = 16
-_OWN_SHARE = 0.8
-"""The calling process's share, with others' 1: it has the simulation to run besides."""
+_SMALL: Final = 32_768
+_OWN_SHARES: Final = 0.8, 0.95
+"""The calling process's share, with others' 1, for groups of models of up to so many parameters, and
+for all else: it has the simulation to run besides, which counts beside a short job only."""
 
 
 class _Order(NamedTuple):
@@ -128,6 +130,7 @@ class Crew:
         start = task.start(0, cpu).parameters
         self._empty = start.new_empty(0)
         self._num_params = start.numel()
+        self._own_share = _OWN_SHARES[not groups or self._num_params > _SMALL]
         self._hands: list[_Hand] = []
         self._open: tuple[_Results, list[range]] | None = None
         try:
@@ -150,7 +153,7 @@ class Crew:
             assignments: At least one; those that are needed first come first.
         """
         self._collect()
-        shares = _shares(len(assignments), len(self._hands))
+        shares = _shares(len(assignments), len(self._hands), self._own_share)
         results = _Results(len(assignments), self._collect)
         for hand, share in zip(self._hands, shares[1:], strict=True):
             hand.send([assignments[index] for index in share], self._num_params, self._empty)
@@ -190,9 +193,9 @@ class Crew:
             self._hands.pop().close()
 
 
-def _shares(count: int, num_hands: int) -> list[range]:
+def _shares(count: int, num_hands: int, own: float) -> list[range]:
     """Which jobs each process does, the calling one first."""
-    first = min(count, max(1, round(count * _OWN_SHARE / (_OWN_SHARE + num_hands))))
+    first = min(count, max(1, round(count * own / (own + num_hands))))
     bounds = [first + (count - first) * hand // num_hands for hand in range(num_hands + 1)]
     return [range(first), *(range(low, high) for low, high in pairwise(bounds))]
 

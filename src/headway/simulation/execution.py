@@ -32,10 +32,12 @@ _PARTS: Final = 8
 """Into how many groups that fit the caches a process may divide what it is given at once."""
 _LARGEST: Final = 256
 _MEMORY_BYTES: Final = 1 << 30
+_OF_MEMORY: Final = 4
+"""A group's share of an accelerator's memory is one over this."""
 _COPIES: Final = 5
 """Of each model in a group: it, its start, its gradient, and up to two of a local optimizer."""
-_AHEAD: Final = 8
-"""Jobs per process that are trained ahead where they are trained one by one."""
+_AHEAD: Final = 32
+"""Jobs per process that are trained ahead where they are trained one by one, at most."""
 
 
 @final
@@ -48,14 +50,17 @@ class Execution:
             ``"one_by_one"``; or ``"auto"``: in groups where the model gains from it. On a CPU that
             is a fixed rule, never a timing, so that a run can be had again: models of at most
             32,768 parameters, and of any size those whose gradients are written out (linear layers,
-            ReLU, tanh, sigmoid and dropout, cross entropy or squared error, plain SGD).
+            ReLU, tanh, sigmoid and dropout, cross entropy or squared error, plain SGD); but none
+            with convolutions, whose gradients are written out for one model at a time.
         group_size: How many jobs at most in a group, at least 1; ``None``: by the same rule.
         processes: How many processes train, at least 1; others than the calling one are started for
             the run, which takes some seconds. The task must be made of functions and classes that
             a module defines at its top level, and a script starts its work under
             ``if __name__ == "__main__":``. On the CPU only.
-        memory_bytes: What the models of a group may take, with gradients and local optimizers;
-            activations and data come on top. It bounds ``group_size`` too.
+        memory_bytes: What the models of a group may take, with gradients and local optimizers; on
+            an accelerator with their activations too. Data come on top, and on the CPU
+            activations. It bounds ``group_size`` too. ``None``: 1 GiB on the CPU, on an accelerator
+            a quarter of its memory.
         compile: Whether groups are trained with ``torch.compile``, also in the place of gradients
             that are written out. It takes some seconds for each
             size of batch, in each process, and a C++ compiler; without one, and for dropout and
@@ -66,13 +71,13 @@ class Execution:
 
     Example:
         >>> Execution(processes=2)
-        Execution(mode='auto', group_size=None, processes=2, memory_bytes=1073741824, compile=False)
+        Execution(mode='auto', group_size=None, processes=2, memory_bytes=None, compile=False)
     """
 
     mode: Literal["auto", "groups", "one_by_one"] = "auto"
     group_size: int | None = None
     processes: int = 1
-    memory_bytes: int = _MEMORY_BYTES
+    memory_bytes: int | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -80,7 +85,7 @@ class Execution:
             raise UnknownNameError.of("mode", str(self.mode), _MODES, where="Execution(mode=...)")
         for name in ("group_size", "processes", "memory_bytes"):
             value = getattr(self, name)
-            if value is None and name == "group_size":
+            if value is None and name != "processes":
                 continue
             if type(value) is not int or value < 1:
                 raise ConfigurationError(
@@ -163,7 +168,7 @@ def choose(
         )
     trainer, reason = _groups(execution, task, algorithm, num_params, device)
     groups = trainer is not None
-    size = _size(execution, num_params, device, groups)
+    size = _size(execution, num_params, device, trainer)
     about = {
         "mode": "groups" if groups else "one_by_one",
         "group_size": size if groups else 1,
@@ -204,6 +209,8 @@ def _groups(
     trainer = grouping(task, algorithm, device, compiled=execution.compile)
     if trainer.obstacle is not None:
         return None, trainer.obstacle
+    if not asked and device.type == "cpu" and getattr(trainer, "has_convolutions", False):
+        return None, f"convolutions are faster one by one on the {device.type}"
     is_large = device.type == "cpu" and num_params > _MOST_PARAMS
     if not asked and is_large and not getattr(trainer, "is_written_out", False):
         what = f"a model of {num_params:,} parameters"
@@ -211,16 +218,27 @@ def _groups(
     return trainer, None
 
 
-def _size(execution: Execution, num_params: int, device: torch.device, groups: bool) -> int:
-    if not groups:
-        return execution.group_size or _AHEAD
+def _size(execution: Execution, num_params: int, device: torch.device, trainer: Any) -> int:
     # Models and gradients, in float32; a factor of two for others would change little.
-    fitting = execution.memory_bytes // (4 * _COPIES * num_params)
+    each = 4 * _COPIES * num_params
+    if trainer is not None and device.type != "cpu":
+        each += getattr(trainer, "activation_bytes", 0)
+    fitting = (execution.memory_bytes or _memory(device)) // each
+    if trainer is None:
+        return execution.group_size or max(1, min(_AHEAD, fitting))
     if execution.group_size is not None:
         return max(1, min(execution.group_size, fitting))
     if device.type == "cpu":
         fitting = min(fitting, _PARTS * max(1, _CACHE_BYTES // (8 * num_params)), _LARGEST)
     return max(1, fitting)
+
+
+def _memory(device: torch.device) -> int:
+    """What the groups of a device may take: of all of its memory, as what is free changes."""
+    if device.type == "cpu" or not torch.accelerator.is_available():
+        return _MEMORY_BYTES
+    _, total = torch.accelerator.get_memory_info(device)
+    return total // _OF_MEMORY
 
 
 def _has_states(algorithm: Algorithm) -> bool:

@@ -8,19 +8,21 @@ numbers are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headway.core.errors import DataError
 from headway.task.compiled import padded_batch, padded_lanes
 from headway.task.contract import Assignment, LocalResult
 from headway.task.forward import Forward, Gradients
 from headway.task.masks import Masks
+from headway.task.overlap import Overlap, moved
 from headway.task.plan import Batching, Lane, Plan, kind, largest_batch, plan
+from headway.task.rows import RowOptimizer, gathered, widened
 
 if TYPE_CHECKING:
     from headway.core import Algorithm, ParameterLayout
@@ -32,6 +34,20 @@ __all__ = ["GroupTrainer"]
 
 _CACHE_BYTES: Final = 3 << 20
 """What the models of a group may take on a CPU: with more, each step reads them from memory."""
+_PART: Final = 64
+"""On an accelerator a list of jobs is divided into groups of at least so many, to overlap."""
+
+_Step = Callable[[Gradients, int, int], None]
+"""``(gradients, lanes at work, number of the step)``."""
+
+
+class _Begun(NamedTuple):
+    """A group whose work is queued, and may not have been done yet."""
+
+    plan: Plan
+    rate: float
+    payloads: Tensor
+    losses: Tensor
 
 
 @dataclass(slots=True)
@@ -64,7 +80,7 @@ class _Examples(NamedTuple):
     def batch(self, number: int, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, targets and weights of a step."""
         rows = self.rows[number, :lanes]
-        inputs, targets = _gathered(self.inputs, rows), _gathered(self.targets, rows)
+        inputs, targets = gathered(self.inputs, rows), gathered(self.targets, rows)
         return inputs, targets, self.weights[number, :lanes]
 
 
@@ -107,6 +123,7 @@ class GroupTrainer:
         self._states = tuple(transform.init(*size) for transform in algorithm.client)
         self._frozen = forward.frozen
         self._cache_bytes = _CACHE_BYTES
+        self._overlap = Overlap(device)
 
     @property
     def obstacle(self) -> str | None:
@@ -121,6 +138,19 @@ class GroupTrainer:
     def is_written_out(self) -> bool:
         """Whether jobs take the fast way: plain SGD of a chain of linear layers."""
         return self._forward.dense is not None and self._is_plain([self._local.proximal])
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether the model has convolutions, of which groups are slow on a CPU."""
+        return self._forward.has_convolutions
+
+    @property
+    def activation_bytes(self) -> int:
+        """What a group keeps of each job's batch between its forward and backward pass.
+
+        For whole batches of the clients' data: of one example.
+        """
+        return self._forward.activation_bytes * (self._local.batch_size or 1)
 
     @property
     def not_compiled(self) -> str | None:
@@ -139,8 +169,9 @@ class GroupTrainer:
     ) -> list[LocalResult]:
         """Do jobs together: their results, in their order.
 
-        Jobs with another learning rate make a group of their own, and a CPU's caches want groups
-        that are not too large.
+        Jobs with another learning rate make a group of their own. A CPU's caches want groups that
+        are not too large; an accelerator has several groups under way, and is waited for where a
+        result is read, never between two steps.
 
         Args:
             assignments: At least one.
@@ -156,18 +187,20 @@ class GroupTrainer:
             rate = self._local.learning_rate if ordered is None else ordered
             groups.setdefault(rate, []).append(lane)
         results: list[LocalResult | None] = [None] * len(lanes)
-        for rate, members in groups.items():
-            for some in self._chunks(members):
-                for lane, result in self._train(some, rate, into):
-                    results[lane.position] = result
+        chunks = (
+            (some, rate) for rate, members in groups.items() for some in self._chunks(members)
+        )
+        for begun in self._overlap.through(chunks, lambda chunk: self._begin(*chunk, into)):
+            for lane, result in self._end(begun):
+                results[lane.position] = result
         return [result for result in results if result is not None]
 
     def _chunks(self, lanes: list[Lane]) -> Iterator[list[Lane]]:
-        if self._device.type != "cpu":
-            yield lanes
-            return
-        most = max(1, self._cache_bytes // (4 * self._layout.num_params))
-        number = -(-len(lanes) // most)
+        if self._device.type == "cpu":
+            most = max(1, self._cache_bytes // (4 * self._layout.num_params))
+            number = -(-len(lanes) // most)
+        else:
+            number = max(1, min(self._overlap.under_way, len(lanes) // _PART))
         # Those that are alike go together, in parts of about one size.
         ordered = sorted(lanes, key=kind)
         for part in range(number):
@@ -185,23 +218,30 @@ class GroupTrainer:
         steps = self._local.num_steps(held, assignment.work, self._payload)
         return Lane(position, assignment, inputs, targets, steps)
 
-    def _train(
-        self, lanes: list[Lane], rate: float, into: Tensor | None
-    ) -> list[tuple[Lane, LocalResult]]:
+    def _begin(self, lanes: list[Lane], rate: float, into: Tensor | None) -> _Begun:
+        """Queue all steps of a group, without waiting for any of them."""
         batches = self._plan(lanes)
         examples = self._examples(batches)
-        proximal = self._proximal(batches)
         with torch.no_grad():
             is_dense = self._forward.begin(batches.inputs, batches.targets)
-            if is_dense and not self._compiles and self._is_plain(proximal):
-                payloads, losses = self._descend_dense(batches, examples, rate, into)
+            if is_dense and not self._compiles and self._is_plain(self._proximal(batches)):
+                found = self._descend_dense(batches, examples, rate, into)
             else:
-                payloads, losses = self._go(batches, examples, rate, careful=False)
+                found = self._go(batches, examples, rate, careful=False)
+        return _Begun(batches, rate, *found)
+
+    def _end(self, begun: _Begun) -> list[tuple[Lane, LocalResult]]:
+        """Read what became of a group."""
+        batches, rate, payloads, losses = begun
+        losses = losses.to("cpu", torch.float64)
+        with torch.no_grad():
             if not bool(torch.isfinite(losses).all()):
                 # Few runs come to this, so that all others need not look after each step.
                 examples = self._examples(batches)
+                # Another group may have begun since.
+                self._forward.begin(batches.inputs, batches.targets)
                 payloads, losses = self._go(batches, examples, rate, careful=True)
-            return self._results(batches, payloads, losses)
+            return self._results(batches, payloads, losses.cpu())
 
     @property
     def _compiles(self) -> bool:
@@ -224,10 +264,10 @@ class GroupTrainer:
             seeds = [lane.assignment.seed for lane in batches.lanes]
             masks = Masks(self._forward.layers, seeds, dtype, device)
         return _Examples(
-            batches.inputs.to(device),
-            batches.targets.to(device),
-            batches.rows.to(device),
-            batches.weights(dtype).to(device),
+            moved(batches.inputs, device),
+            moved(batches.targets, device),
+            moved(batches.rows, device),
+            moved(batches.weights(dtype), device),
             masks,
         )
 
@@ -265,7 +305,7 @@ class GroupTrainer:
                 part.copy_(named[name])
             else:
                 torch.sub(named[name], base[:, first:stop], out=part)
-        return payloads, (losses * examples.weights).sum(dim=2).to("cpu", torch.float64)
+        return payloads, (losses * examples.weights).sum(dim=2)
 
     def _masks(
         self, batches: Plan, examples: _Examples, number: int, lanes: int
@@ -289,18 +329,18 @@ class GroupTrainer:
         run = self._open(batches, rate, careful)
         step = self._step_for(run)
         for number, active in enumerate(batches.active):
-            counts = batches.counts[number, :active]
             wide = self._wide(active, batches.rows.shape[1])
             masks = self._masks(batches, examples, number, wide)
             batch = examples.batch(number, wide)
-            found = self._forward.gradients(run.models[:wide], *batch, masks)
+            sizes = batches.counts[number, :wide]
+            found = self._forward.gradients(run.models[:wide], *batch, masks, sizes)
             if wide > active:
                 found = Gradients([g[:active] for g in found.of_parameters], found.losses[:active])
-            step(found, active, counts)
+            step(found, active, number)
             run.losses[number, :active] = found.losses
             if careful:
                 self._look(run, number, active)
-        return self._close(run), run.losses.cpu()
+        return self._close(run), run.losses
 
     def _wide(self, active: int, lanes: int) -> int:
         if lanes == active or not self._compiles:
@@ -312,7 +352,8 @@ class GroupTrainer:
         # Rows that never work follow, where the plan has such lanes.
         filled = [assignments[-1].parameters] * (batches.rows.shape[1] - len(assignments))
         base = torch.stack([*(a.parameters for a in assignments), *filled]).to(self._device)
-        proximal = self._proximal(batches)
+        asked = self._proximal(batches)
+        proximal = moved(torch.tensor(asked, dtype=base.dtype).unsqueeze(1), self._device)
         count = len(assignments)
         at_base = self._payload == "gradient"
         return _Run(
@@ -320,8 +361,8 @@ class GroupTrainer:
             base=base,
             models=base if at_base else base.clone(),
             rate=rate,
-            proximal=base.new_tensor(proximal).unsqueeze(1) if any(proximal) else None,
-            gradient=torch.zeros_like(base) if at_base or not self._is_plain(proximal) else base,
+            proximal=proximal if any(asked) else None,
+            gradient=torch.zeros_like(base) if at_base or not self._is_plain(asked) else base,
             losses=torch.zeros(batches.num_steps, count, dtype=torch.float64, device=self._device),
             alive=torch.ones(count, dtype=torch.bool),
             kept={},
@@ -335,27 +376,27 @@ class GroupTrainer:
             self._client or self._local.clip_norm or any(proximal)
         )
 
-    def _step_for(self, run: _Run) -> Any:
+    def _step_for(self, run: _Run) -> _Step:
         if self._payload == "gradient":
             return self._gatherer(run)
         if run.gradient is run.base:
             return self._plain_descent(run)
         return self._descent(run)
 
-    def _plain_descent(self, run: _Run) -> Any:
+    def _plain_descent(self, run: _Run) -> _Step:
         views: list[Tensor] = []
 
-        def step(found: Gradients, active: int, counts: Tensor) -> None:
+        def step(found: Gradients, active: int, number: int) -> None:
             if not views or len(views[0]) != active:
                 views[:] = self._forward.views(run.models[:active])
             torch._foreach_add_(views, found.of_parameters, alpha=-run.rate)
 
         return step
 
-    def _descent(self, run: _Run) -> Any:
-        optimizer = _Rows(self._optimizer.make, run.models, run.gradient, run.rate)
+    def _descent(self, run: _Run) -> _Step:
+        optimizer = RowOptimizer(self._optimizer.make, run.models, run.gradient, run.rate)
 
-        def step(found: Gradients, active: int, counts: Tensor) -> None:
+        def step(found: Gradients, active: int, number: int) -> None:
             gradient, models, base = (m[:active] for m in (run.gradient, run.models, run.base))
             torch._foreach_copy_(self._forward.views(gradient), found.of_parameters)
             if run.proximal is not None:
@@ -367,19 +408,21 @@ class GroupTrainer:
 
         return step
 
-    def _gatherer(self, run: _Run) -> Any:
-        planned = run.plan.counts.sum(dim=0).clamp(min=1)
+    def _gatherer(self, run: _Run) -> _Step:
+        counts = run.plan.counts
+        shares = counts.to(run.base.dtype) / counts.sum(dim=0).clamp(min=1)
+        shares = moved(shares, self._device)
 
-        def step(found: Gradients, active: int, counts: Tensor) -> None:
-            share = (counts.to(run.base.dtype) / planned[:active]).to(self._device)
+        def step(found: Gradients, active: int, number: int) -> None:
+            share = shares[number, :active]
             views = self._forward.views(run.gradient[:active])
             if run.careful:
                 working = run.alive[:active].to(self._device)
             for view, gradient in zip(views, found.of_parameters, strict=True):
-                scaled = gradient * _wide(share, gradient)
+                scaled = gradient * widened(share, gradient)
                 if run.careful:
                     # Not as a product with 0: 0 times infinity would not be 0.
-                    scaled = torch.where(_wide(working, gradient), scaled, 0.0)
+                    scaled = torch.where(widened(working, gradient), scaled, 0.0)
                 view.add_(scaled)
 
         return step
@@ -445,44 +488,3 @@ def _home(batches: Plan, into: Tensor | None, like: Tensor) -> Tensor:
     if into is None or into.device != like.device or positions != [*range(first, first + count)]:
         return like.new_empty(count, like.shape[1])
     return into[first : first + count]
-
-
-def _gathered(examples: Tensor, rows: Tensor) -> Tensor:
-    """``examples[rows]``, at half the time."""
-    found = examples.index_select(0, rows.flatten())
-    return found.view(*rows.shape, *examples.shape[1:])
-
-
-def _wide(vector: Tensor, like: Tensor) -> Tensor:
-    return vector.view(-1, *[1] * (like.dim() - 1))
-
-
-class _Rows:
-    """An element-wise optimizer on the rows that are still at work: the first so many."""
-
-    def __init__(self, make: Any, models: Tensor, gradient: Tensor, rate: float) -> None:
-        self._models, self._gradient = models, gradient
-        self._parameter = nn.Parameter(models)
-        self._parameter.grad = gradient
-        self._optimizer = make([self._parameter], rate)
-
-    def step(self, active: int) -> None:
-        if active != len(self._parameter):
-            self._narrow(active)
-        self._optimizer.step()
-
-    def _narrow(self, active: int) -> None:
-        """Go on with fewer rows: the others' models and states stay as they are."""
-        before = self._parameter
-        self._parameter = nn.Parameter(self._models[:active])
-        self._parameter.grad = self._gradient[:active]
-        state = self._optimizer.state.pop(before, {})
-        self._optimizer.state[self._parameter] = {
-            name: value[:active] if _is_matrix(value, len(before)) else value
-            for name, value in state.items()
-        }
-        self._optimizer.param_groups[0]["params"] = [self._parameter]
-
-
-def _is_matrix(value: object, rows: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 2 and len(value) == rows

@@ -16,20 +16,22 @@ from torch.nn import functional as F
 from headway.task.masks import MaskedDropout
 from headway.task.metrics import Loss, mean_squared_error
 
-__all__ = ["Bound", "Dense"]
+__all__ = ["ACTIVATIONS", "DERIVATIVES", "Bound", "Dense", "has_hooks"]
 
 _Backward = Callable[[Tensor, Tensor], Tensor]
 _aten = torch.ops.aten
-_FORWARD: Final[Mapping[type[nn.Module], Callable[[Tensor], Tensor]]] = {
+ACTIVATIONS: Final[Mapping[type[nn.Module], Callable[[Tensor], Tensor]]] = {
     nn.ReLU: torch.relu_,
     nn.Tanh: torch.tanh_,
     nn.Sigmoid: torch.sigmoid_,
 }
-_BACKWARD: Final[Mapping[type[nn.Module], _Backward]] = {
+"""In place."""
+DERIVATIVES: Final[Mapping[type[nn.Module], _Backward]] = {
     nn.ReLU: lambda gradient, output: _aten.threshold_backward(gradient, output, 0),
     nn.Tanh: _aten.tanh_backward,
     nn.Sigmoid: _aten.sigmoid_backward,
 }
+"""``(gradient, output) -> gradient of the input``."""
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -201,7 +203,7 @@ class Dense:
                 kept.append(mask)
                 value = value * mask
             else:
-                value = _FORWARD[layer](value if _is_own(value, kept) else value.clone())
+                value = ACTIVATIONS[layer](value if _is_own(value, kept) else value.clone())
                 kept.append(value)
         losses, gradient = self._of_loss(value, targets, weights)
         for layer in reversed(self._layers):
@@ -216,7 +218,7 @@ class Dense:
             elif isinstance(layer, str):
                 gradient = gradient * saved
             else:
-                gradient = _BACKWARD[layer](gradient, saved)
+                gradient = DERIVATIVES[layer](gradient, saved)
         return losses
 
     def _of_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,9 +251,18 @@ def _is_own(value: Tensor, kept: list[Tensor]) -> bool:
     return all(value is not other for other in kept)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody looks on when this module is called.
+
+    Args:
+        module: Its children are not asked.
+    """
+    return any(getattr(module, name, None) for name in _HOOKS)
+
+
 def _read(module: nn.Module, prefix: str) -> list[_Layer] | None:
     """The layers of a chain in their order; ``None``: something else is among them."""
-    if any(getattr(module, name, None) for name in _HOOKS):
+    if has_hooks(module):
         return None
     kind = type(module)
     if kind is nn.Sequential:
@@ -266,7 +277,7 @@ def _read(module: nn.Module, prefix: str) -> list[_Layer] | None:
     if kind is nn.Linear:
         names = {name for name, _ in module.named_parameters()}
         return [_Linear(f"{prefix}weight", f"{prefix}bias" if "bias" in names else None)]
-    if kind in _FORWARD:
+    if kind in ACTIVATIONS:
         return [kind]
     if kind is MaskedDropout:
         return [f"{prefix}mask"]

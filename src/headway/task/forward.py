@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from headway.core import ParameterLayout
 from headway.task.compiled import CompiledGradients
 from headway.task.dense import Dense
 from headway.task.masks import MaskedDropout, masked
 from headway.task.metrics import Loss, mean_squared_error
+from headway.task.overlap import moved
 
 __all__ = ["Forward", "Gradients"]
 
@@ -51,6 +53,8 @@ class Forward:
         frozen: The spans of a row that must not change.
         dense: The model as a chain of linear layers; ``None``: it is something else.
         obstacle: Why this model cannot be trained in groups; ``None``: it can, as far as is known.
+        has_convolutions: Whether there are any in it.
+        activation_bytes: What autograd keeps of an example, at most; known after :meth:`probe`.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Forward:
         ]
         self.shapes = [entry.shape for entry in self._trained]
         self.obstacle = _obstacle(module, layout)
+        self.has_convolutions = any(isinstance(m, _ConvNd) for m in module.modules())
+        self.activation_bytes = 0
         self.dense = Dense.of(module, loss)
         # Until `begin` has looked.
         self._may_ignore, self._is_dense = True, False
@@ -112,6 +118,7 @@ class Forward:
         targets: Tensor,
         weights: Tensor,
         masks: Mapping[str, Tensor],
+        counts: Tensor,
     ) -> Gradients:
         """Each lane's gradient of its own batch's mean loss.
 
@@ -121,6 +128,8 @@ class Forward:
             targets: ``[lanes, batch, *]``.
             weights: ``[lanes, batch]``, 1 over the size of the real batch, 0 where it is filled up.
             masks: Of the dropout layers.
+            counts: ``[lanes]``, how many of a batch are real; on the CPU, so that it can be looked
+                at without waiting for the device.
         """
         found = self._compiled(models, inputs, targets, weights)
         if found is not None:
@@ -130,7 +139,7 @@ class Forward:
                 self._named(models), inputs, targets, weights, masks
             )
             return Gradients([by_name[entry.name] for entry in self._trained], losses)
-        return self._eager(models, inputs, targets, weights, masks)
+        return self._eager(models, inputs, targets, weights, masks, counts)
 
     def _named(self, models: Tensor) -> dict[str, Tensor]:
         lanes = len(models)
@@ -157,11 +166,12 @@ class Forward:
         targets: Tensor,
         weights: Tensor,
         masks: Mapping[str, Tensor],
+        counts: Tensor,
     ) -> Gradients:
         leaves, named = self._leaves(models)
         named.update(masks)
         with torch.enable_grad():
-            losses = self._losses(named, inputs, targets, weights)
+            losses = self._losses(named, inputs, targets, weights, counts)
             found: tuple[Tensor | None, ...] = torch.autograd.grad(
                 losses.sum(), leaves, allow_unused=True
             )
@@ -189,8 +199,12 @@ class Forward:
         weights = torch.full(inputs.shape[:2], 1.0 / inputs.shape[1], dtype=models.dtype)
         self.begin(inputs.flatten(0, 1), targets.flatten(0, 1))
         buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        kept = _Kept(models)
         try:
-            self._eager(models, inputs, targets, weights.to(models.device), {})
+            counts = torch.full((len(inputs),), inputs.shape[1])
+            with torch.autograd.graph.saved_tensors_hooks(kept.put, lambda value: value):
+                self._eager(models, inputs, targets, weights.to(models.device), {}, counts)
+            self.activation_bytes = kept.num_bytes // targets.shape[:2].numel()
         except Exception as error:  # noqa: BLE001 (whatever it is, one by one will do or say it)
             self.obstacle = f"it does not run in groups: {str(error).strip().splitlines()[0]}"
             return
@@ -218,7 +232,12 @@ class Forward:
         return leaves, named
 
     def _losses(
-        self, named: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor
+        self,
+        named: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        counts: Tensor,
     ) -> Tensor:
         kind = self._loss
         if kind is F.cross_entropy and not self._may_ignore:
@@ -231,16 +250,16 @@ class Forward:
                 mean_squared_error(outputs[0], targets[0])
             found = F.mse_loss(outputs, targets, reduction="none").flatten(0, 1)
             return _weighted(found, weights)
-        return self._exact(named, inputs, targets, weights)
+        return self._exact(named, inputs, targets, counts)
 
     def _exact(
-        self, named: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor
+        self, named: dict[str, Tensor], inputs: Tensor, targets: Tensor, counts: Tensor
     ) -> Tensor:
         """With a loss of which only its mean is known: batches of one size at a time."""
-        counts = (weights > 0.0).sum(dim=1)
-        losses = weights.new_zeros(len(weights))
+        dtype = next(iter(named.values())).dtype
+        losses = torch.zeros(len(counts), dtype=dtype, device=inputs.device)
         for count in counts.unique().tolist():
-            lanes = (counts == count).nonzero().flatten()
+            lanes = moved((counts == count).nonzero().flatten(), inputs.device)
             part = {name: value[lanes] for name, value in named.items()}
             for name, _ in self.layers:
                 if name in part:
@@ -254,6 +273,21 @@ class Forward:
 
     def _call_with_loss(self, named: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return self._loss(self._call(named, inputs), targets)
+
+
+class _Kept:
+    """Counts what autograd keeps for the backward pass, but for the models themselves."""
+
+    def __init__(self, models: Tensor) -> None:
+        self._seen = {models.untyped_storage().data_ptr()}
+        self.num_bytes = 0
+
+    def put(self, value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.num_bytes += storage.nbytes()
+        return value
 
 
 def _weighted(found: Tensor, weights: Tensor) -> Tensor:

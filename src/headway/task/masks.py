@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from headway.task.overlap import moved
 from headway.task.randomness import model_generator
 
 __all__ = ["MaskedDropout", "Masks", "masked"]
@@ -90,4 +91,4 @@ class Masks:
                     drawn = torch.empty(count, *layer.shape, dtype=self._dtype)
                     drawn.bernoulli_(1.0 - layer.p, generator=self._generators[index])
                     masks[name][index, :count] = drawn.div_(1.0 - layer.p)
-        return {name: mask.to(self._device) for name, mask in masks.items()}
+        return {name: moved(mask, self._device) for name, mask in masks.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from headway.core.errors import ConfigurationError, DataError
 from headway.task.chain import ClientChain
 from headway.task.contract import Assignment, LocalResult
+from headway.task.convolutional import Convolutional
 from headway.task.randomness import own_randomness
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def batches(
 class _Job(NamedTuple):
     """What the methods of the trainer share about the job at hand."""
 
+    forward: Callable[[Tensor], Any]
     inputs: Tensor
     targets: Tensor
     base: Tensor
@@ -123,6 +125,8 @@ class Trainer:
         self._optimizer = local.choice
         self._payload = algorithm.payload
         self._device = replica.parameters.device
+        is_cpu = self._device.type == "cpu"
+        self._written_out = Convolutional.of(self._module) if is_cpu else None
         self._chain = ClientChain(
             algorithm.client,
             num_params=replica.parameters.numel(),
@@ -208,10 +212,12 @@ class Trainer:
                 where="Task(train=...)",
                 help="leave such clients out: task.num_examples(client) is 0 for them",
             )
+        forward, inputs = self._forward(inputs.to(self._device))
         work = assignment.work
         rate, proximal = work.learning_rate, work.proximal
         return _Job(
-            inputs=inputs.to(self._device),
+            forward=forward,
+            inputs=inputs,
             targets=targets.to(self._device),
             base=assignment.parameters.to(self._device),
             states=self._chain.states(assignment.client),
@@ -222,6 +228,14 @@ class Trainer:
                 self._generator.manual_seed(assignment.seed) if self._local.shuffle else None
             ),
         )
+
+    def _forward(self, inputs: Tensor) -> tuple[Callable[[Tensor], Any], Tensor]:
+        """What makes outputs of the rows of a tensor, and the tensor."""
+        written_out = self._written_out
+        prepared = None if written_out is None else written_out.prepared(inputs)
+        if written_out is None or prepared is None:
+            return self._module, inputs
+        return written_out, prepared
 
     def _batch_of_one(self, client: int, held: int) -> ConfigurationError:
         size = self._local.batch_size
@@ -261,7 +275,7 @@ class Trainer:
         total, seen, done = 0.0, 0, 0
         for rows in chosen:
             inputs, targets = job.inputs.index_select(0, rows), job.targets.index_select(0, rows)
-            loss = self._loss(self._module(inputs), targets)
+            loss = self._loss(job.forward(inputs), targets)
             count = rows.numel()
             use(self._replica.gradients(loss), count)
             value = loss.item()

@@ -15,6 +15,7 @@ from headway import core
 from headway.algorithms import ALGORITHMS
 from headway.core.errors import ConfigurationError, HeadwayError
 from headway.simulation import Execution, every, until
+from headway.simulation import execution as rules
 from headway.simulation import population as populations
 from headway.simulation.blame import Accountable, failed_client
 from headway.simulation.crew import Crew, many
@@ -176,6 +177,42 @@ def test_small_models_train_in_groups_and_large_ones_alone():
     assert (
         chosen(big(8), execution=Execution(mode="groups", memory_bytes=10_000))["group_size"] == 4
     )
+
+
+def test_convolutions_are_trained_one_by_one_unless_groups_are_asked_for():
+    data = [(torch.randn(4, 64), torch.zeros(4, dtype=torch.int64)) for _ in range(3)]
+    task = Task(hw.models.cnn(8, 8, 1, 2), "cross_entropy", data, data[0])
+    alone, asked = chosen(task), chosen(task, execution=GROUPS)
+    assert (alone["mode"], alone["group_size"]) == ("one_by_one", 1)
+    assert alone["reason"] == "convolutions are faster one by one on the cpu"
+    assert asked["mode"] == "groups"
+
+
+class Grouping:
+    """Of a trainer of groups, what the size of groups asks of it."""
+
+    activation_bytes = 1_000
+
+
+def test_on_an_accelerator_groups_are_as_large_as_memory_allows():
+    away = torch.device("meta")  # No CPU, and so without caches that want small groups.
+
+    def size(device, **options):
+        return rules._size(Execution(**options), 50, device, Grouping())
+
+    # A model, its start, gradient and optimizer are 5 x 50 numbers, and activations come on top.
+    assert size(away, memory_bytes=1_000_000) == 1_000_000 // (1_000 + 1_000)
+    assert size(away, memory_bytes=1_000_000, group_size=16) == 16
+    assert size(away, memory_bytes=1) == 1
+    assert size(CPU, memory_bytes=100_000) == 100
+    assert size(CPU) == 256
+
+
+def test_the_memory_of_an_accelerator_is_shared_by_a_fixed_rule(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (1, 8_000_000))
+    assert rules._memory(torch.device("cuda")) == 2_000_000
+    assert rules._memory(CPU) == 1 << 30
 
 
 def test_what_cannot_be_grouped_falls_back_and_the_result_says_so():

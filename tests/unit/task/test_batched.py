@@ -153,6 +153,19 @@ def test_regression():
     check_same(task, ALGORITHMS["delta"], assignments(task))
 
 
+def test_what_a_group_keeps_of_each_example_is_known():
+    def make():
+        return nn.Sequential(nn.Linear(20, 32), nn.Tanh(), nn.Linear(32, 4))
+
+    data = clients()
+    local = LocalTraining(epochs=1, batch_size=10)
+    task = Task(make, "cross_entropy", train=data, test=data[0], local=local)
+    found = task.group_trainer(ALGORITHMS["delta"], CPU).activation_bytes
+    # The inputs and the hidden layer; at most with a copy of the weights, which two examples share.
+    least, copy = 10 * 4 * (20 + 32), 10 * 4 * task.layout.num_params // 2
+    assert least <= found <= least + copy
+
+
 def test_a_sequence_in_and_out():
     g = torch.Generator().manual_seed(0)
     data = [
