@@ -83,6 +83,29 @@ def test_a_rejected_update_returns_to_the_residual(rig):
     torch.testing.assert_close(narrow.residual, gradient(0))
 
 
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_nothing_of_an_update_is_lost_whatever_becomes_of_it(rig, codec):
+    """Applied, rejected, or never heard of: ``x - e`` is that of all gradients, uncompressed."""
+    one = rig()
+    exchange, narrow = narrow_worker(one, codec)
+    statuses = []
+    for number in range(6):
+        exchange.ask()
+        work = job(exchange)
+        if number in (1, 4):
+            one.look(lambda: one.server.lose("worker-0", one.hub.now))
+        if number == 2:
+            # The connection breaks before it is out, and the training is given up.
+            assert narrow.encode(10**6, gradient(99), None) is not None
+            narrow.lost()
+        exchange.push(work, gradient(number), num_examples=1, again=False)
+        assert exchange.settle(PATIENCE_S)
+        statuses.append(one.look(lambda: one.server.counts["rejected"]))
+    assert statuses == [0, 1, 1, 1, 2, 2]
+    plain = -sum(gradient(number) for number in (*range(6), 99))
+    torch.testing.assert_close(model(one) - narrow.residual, plain, rtol=1e-12, atol=1e-12)
+
+
 def test_an_update_without_a_receipt_returns_when_it_is_given_up(rig):
     one = rig()
     exchange, narrow = narrow_worker(one, compression.topk(0.1))
