@@ -273,7 +273,7 @@ class Chaos:
         Raises:
             AssertionError: Somebody or something never came back.
         """
-        self._until_all_work(time.monotonic())
+        self.until_all_work()
         self.began_s = time.monotonic()
         with ThreadPoolExecutor(max(1, len(faults))) as pool:
             done = []
@@ -285,7 +285,7 @@ class Chaos:
         self._wait_until(self.began_s + duration_s)
         self.ended_s = time.monotonic()
         self._until(lambda: len(self.applied_s()) >= num_updates, "too little was applied")
-        self._until_all_work(time.monotonic())
+        self.until_all_work()
         for worker in self.workers:
             worker.process.send_signal(signal.SIGTERM)
         for worker in self.workers:
@@ -294,6 +294,19 @@ class Chaos:
         self.weights = self.served.ask("weights")["weights"]
         self.keep_log()
         self.served.end()
+
+    def until_all_work(self) -> None:
+        """Wait until each worker has heard of an update that was applied, from now on.
+
+        Raises:
+            AssertionError: One never came back.
+        """
+        since_s = time.monotonic()
+        for worker in self.workers:
+            self._until(
+                lambda one=worker: one.applied_after(since_s),  # type: ignore[misc]
+                f"{worker.name} never came back",
+            )
 
     def applied_s(self) -> list[float]:
         """When workers heard that an update was applied, each once, in order."""
@@ -369,13 +382,6 @@ class Chaos:
         resource.prlimit(process, resource.RLIMIT_FSIZE, (limit, hard))
 
     # --- waiting
-
-    def _until_all_work(self, since_s: float) -> None:
-        for worker in self.workers:
-            self._until(
-                lambda one=worker: one.applied_after(since_s),  # type: ignore[misc]
-                f"{worker.name} never came back",
-            )
 
     def _until(self, condition: Callable[[], object], what: str) -> None:
         until = time.monotonic() + _PATIENCE_S
