@@ -132,12 +132,7 @@ def audit(chaos: Chaos) -> Account:
         assert not told.keys() & heard.keys(), "two workers were told of one job"
         pushed |= mine
         told |= heard
-    for job, (status, version) in told.items():
-        if status == "applied":
-            assert job in version_of, f"job {job} was acknowledged, and is lost"
-            assert version_of[job] == version, f"job {job} is another version than was told"
-        else:
-            assert job not in version_of, f"job {job} was rejected, and applied"
+    _check_told(told, version_of)
     account.acknowledged = sum(status == "applied" for status, _ in told.values())
     assert version_of.keys() <= pushed, "an update was applied that nobody pushed"
     account.unheard = len(version_of.keys() - told.keys())
@@ -149,6 +144,16 @@ def audit(chaos: Chaos) -> Account:
     account.loss, account.loss_sd, account.first_loss = mean(last), pstdev(last), losses[0]
     account.recoveries_s = _recoveries(chaos, log.starts)
     return account
+
+
+def _check_told(told: dict[int, tuple[str, int]], version_of: dict[int, int]) -> None:
+    """What workers were told is what the log says."""
+    for job, (status, version) in told.items():
+        if status == "applied":
+            assert job in version_of, f"job {job} was acknowledged, and is lost"
+            assert version_of[job] == version, f"job {job} is another version than was told"
+        else:
+            assert job not in version_of, f"job {job} was rejected, and applied"
 
 
 def _check_worker(worker: Worker, account: Account) -> tuple[set[int], dict[int, tuple[str, int]]]:
@@ -263,7 +268,8 @@ def lost_s(chaos: Chaos, kind: str, usual_per_s: float) -> list[float]:
         usual_per_s: Updates that are applied in a second where nothing happens, above 0.
     """
     heard = chaos.applied_s()
-    struck = sorted(one for one in chaos.struck if one.fault.kind in SERVER_FAULTS)
+    struck = [one for one in chaos.struck if one.fault.kind in SERVER_FAULTS]
+    struck.sort(key=lambda one: one.at_s)
     ends = [*(one.at_s for one in struck[1:]), chaos.ended_s][: len(struck)]
     found = []
     for one, end_s in zip(struck, ends, strict=True):
