@@ -17,13 +17,14 @@ from torch import Tensor
 
 from headway import __version__
 from headway.core import Buffers, ParameterLayout, Receipt, WorkOrder
-from headway.core.errors import ExchangeError, ProtocolError, RefusedError, ServerLostError
+from headway.core.errors import ExchangeError, ProtocolError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
 from headway.runtime.letters import REJECTED
 from headway.runtime.narrow import Narrow
 from headway.runtime.parcel import Delivery, Parcel, WorkerLink
 from headway.runtime.pending import Pending
+from headway.runtime.verdicts import end_of, receipt_of, refusal_of
 
 __all__ = ["Exchange", "Invitation", "Work"]
 
@@ -169,8 +170,7 @@ class Exchange:
 
         Raises:
             RefusedError: The server does not let this worker in.
-            ServerLostError: It has gone.
-            ExchangeError: It did not answer in time.
+            ServerLostError: It has gone, or did not answer in time.
         """
         layout = "" if self._layout is None else json.dumps(self._layout.describe())
         join = wire.Join(
@@ -186,12 +186,12 @@ class Exchange:
         self._link.send(Parcel(wire.ToServer(join=join)))
         delivery = self._link.receive(timeout_s)
         if delivery is None:
-            raise ExchangeError(
+            raise ServerLostError(
                 "the server did not answer", expected=f"an answer within {timeout_s:g} seconds"
             )
         header = delivery.header
         if header.HasField("refused"):
-            raise _refused(header.refused)
+            raise refusal_of(header.refused)
         if not header.HasField("welcome"):
             raise ProtocolError("the server neither welcomed nor refused this worker")
         return self._enter(header.welcome)
@@ -236,20 +236,30 @@ class Exchange:
         self._link.close()
         self._link = link
         self._jobs.clear()
-        self._cancelled.clear()
+        # That the one in hand is no longer wanted may not have been asked yet.
+        self._cancelled.intersection_update(self._in_hands)
         self._told = _Told()
-        holds = [*self._outstanding.jobs, *([] if self._in_hand is None else [self._in_hand])]
+        holds = [*self._outstanding.jobs, *self._in_hands.difference(self._cancelled)]
         invitation = self.join(timeout_s, holds=holds)
         for parcel in self._outstanding.again():
-            self._link.send(parcel)
-        due = self._due if self._in_hand is not None else max(1, self._due)
-        self._due = 0
+            self._link.send(self._fitting(parcel))
+        due, self._due = self._due, 0
         try:
             for _ in range(due):
                 self.ask()
         finally:
             self._due = due
         return invitation
+
+    def overhear(self) -> None:
+        """Take in what has come by now, also over a connection that has ended. Does not wait.
+
+        Raises:
+            RefusedError: The server has let this worker go.
+            ServerLostError: The server has gone.
+        """
+        while self._hear(0.0):
+            pass
 
     def ask(self) -> None:
         """Ask for a job. Asked twice, the next job is here while the first is worked on.
@@ -311,8 +321,7 @@ class Exchange:
         Args:
             work: A job that was not handed in.
         """
-        while self._hear(0.0):
-            pass
+        self.overhear()
         return work.job in self._cancelled or not self.drains
 
     def linger(self, work: Work, duration_s: float) -> bool:
@@ -378,7 +387,7 @@ class Exchange:
         encoded = None
         if self._narrow is not None:
             encoded = self._narrow.encode(work.job, payload, fragment)
-        parcel = Parcel(wire.ToServer(push=push), payload, buffers, encoded)
+        parcel = self._fitting(Parcel(wire.ToServer(push=push), payload, buffers, encoded))
         self._in_hand, self._due = None, self._due + again
         self._outstanding.add(work.job, parcel)
         self._link.send(parcel)
@@ -410,6 +419,18 @@ class Exchange:
         finally:
             self._link.close()
 
+    @property
+    def _in_hands(self) -> set[int]:
+        return set() if self._in_hand is None else {self._in_hand}
+
+    def _fitting(self, parcel: Parcel) -> Parcel:
+        """An update in a form that this connection carries; what it says stays the same."""
+        encoded, narrow = parcel.encoded, self._narrow
+        if encoded is None or narrow is None or narrow.takes(encoded.codec):
+            return parcel
+        assert parcel.vector is not None, "what is encoded is a vector"
+        return parcel._replace(vector=encoded.read(parcel.vector), encoded=None)
+
     def _hear(self, timeout_s: float | None) -> bool:
         delivery = self._link.receive(timeout_s)
         if delivery is None:
@@ -427,7 +448,7 @@ class Exchange:
                 taken = header.receipt.status != "rejected"
                 self._narrow.settled(header.receipt.job, taken=taken)
             if self._receipt is not None:
-                self._receipt(_receipt(delivery))
+                self._receipt(receipt_of(delivery))
         elif kind == "cancel":
             self._cancelled.add(header.cancel.job)
             # Another comes in its place, without being asked for.
@@ -438,7 +459,7 @@ class Exchange:
             self._told.stop, self._told.drain = header.stop.reason, header.stop.drain
             self._told.code = header.stop.code
         elif kind == "refused":
-            raise _gone_for_good(header.refused)
+            raise end_of(header.refused)
         else:
             raise ProtocolError("the server may not say this now", got=str(kind))
         return True
@@ -457,33 +478,3 @@ def _work(delivery: Delivery) -> Work:
         seed=job.seed,
         client=job.client,
     )
-
-
-def _receipt(delivery: Delivery) -> Receipt:
-    told = delivery.header.receipt
-    status: Any = told.status
-    return Receipt(
-        status=status,
-        reason=told.reason,
-        staleness=told.staleness,
-        weight=told.weight,
-        version=told.version,
-        job=told.job,
-        answer=delivery.vector,
-    )
-
-
-def _refused(refused: wire.Refused) -> RefusedError:
-    error = RefusedError(refused.message or refused.code, help=refused.help or None)
-    error.add_note(f"code: {refused.code}")
-    error.code = refused.code
-    return error
-
-
-def _gone_for_good(refused: wire.Refused) -> ExchangeError:
-    """What a worker that was in is told: it did wrong, or the server has failed."""
-    if refused.code != "failed":
-        return _refused(refused)
-    error = ServerLostError(refused.message, help=refused.help or None)
-    error.code = refused.code
-    return error

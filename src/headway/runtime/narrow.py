@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, final
 
+import torch
+
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.runtime.compression import (
     KINDS,
@@ -48,6 +50,16 @@ class Encoded(NamedTuple):
 
     codec: Codec
     message: memoryview
+
+    def read(self, like: Tensor) -> Tensor:
+        """The update that a server would read from it.
+
+        Args:
+            like: Of the same length, on any device; only looked at.
+        """
+        vector = torch.empty(like.numel(), dtype=like.dtype)
+        self.codec.decode_into(self.message, vector)
+        return vector
 
 
 def read_compression(wanted: object) -> Codec | list[Codec] | str:
@@ -141,6 +153,7 @@ class Narrow:
         self._made: tuple[Codec | None, int, object] = (None, 0, None)
         self._first_job: float | None = None
         self._traffic = Traffic()
+        self._shared = False
         self.codec: Codec | None = None
         self.why = ""
 
@@ -176,6 +189,7 @@ class Narrow:
             ConfigurationError: What is wanted cannot be had.
         """
         self._offered, self._layout, self._traffic = tuple(offered), layout, traffic
+        self._shared = shared
         stays = self.codec is not None and self.codec.kind in self._offered
         if self._feedback is not None and stays and not shared:
             # What is on its way was written so, and may be sent again.
@@ -220,12 +234,20 @@ class Narrow:
         if self.codec is None:
             self._decide(layout)
         assert self.codec is not None
-        if _is_plain(self.codec) or not payload.numel():
+        if not payload.numel() or (_is_plain(self.codec) and not self._owes):
             return None
         feedback = self._feedback = self._feedback_of(self.codec, layout)
         span = None if fragment is None else layout.fragment(fragment)
         vector = payload.detach().to("cpu", layout.dtype).contiguous()
         return Encoded(self.codec, feedback.encode(job, vector, span=span))
+
+    def takes(self, codec: Codec) -> bool:
+        """Whether what a codec has written can go over the connection that there is now.
+
+        Args:
+            codec: Perhaps that of a connection before.
+        """
+        return not self._shared and codec.kind in self._offered
 
     def settled(self, job: int, *, taken: bool) -> None:
         """What became of an update.
@@ -242,6 +264,11 @@ class Narrow:
         if self._feedback is not None:
             for job in self._feedback.outstanding:
                 self._feedback.settled(job, taken=False)
+
+    @property
+    def _owes(self) -> bool:
+        """Whether something was left out that has not been sent."""
+        return self._feedback is not None and bool(self._feedback.residual.any())
 
     def __repr__(self) -> str:
         chosen = "not decided" if self.codec is None else f"{self.codec!r}"

@@ -26,6 +26,7 @@ __all__ = ["Diary", "Visit"]
 _T = TypeVar("_T")
 _LOOK_EVERY_S: Final = 0.5
 _SETTLE_S: Final = 30.0
+_LOOK_S: Final = 30.0
 
 
 @final
@@ -138,6 +139,17 @@ class Visit:
         self._usual = update_frequency if local_epochs is None else self._steps_of(local_epochs)
         self._stream: Stream
 
+    def keep(self) -> None:
+        """Have the learner hold a model of its own, which begins as the server's is now.
+
+        Raises:
+            ServerLostError: The server has gone, without a word, and did not come back.
+        """
+        seen = self._surely(partial(self._exchange.look, _LOOK_S))
+        if seen is not None:
+            assert seen.parameters is not None, "a look shows the model"
+            self._learner.keep(seen.parameters)
+
     def run(self, seed: int | None) -> None:
         """Work until the data are used up, the server ends the run, or the user does.
 
@@ -245,8 +257,12 @@ class Visit:
             return False
 
     def _lost(self, error: ServerLostError) -> None:
+        # What it said last may not have been heard: receipts, or that it was about to end.
+        try:
+            self._exchange.overhear()
+        except ServerLostError as last:
+            error = last if last.code else error
         if self._exchange.stopped is not None:
-            # It had said that it was about to.
             raise error
         self._comeback.lost(error)
 

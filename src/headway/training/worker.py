@@ -255,9 +255,6 @@ class AsyncWorker:
             replica.module.train()
             learner = Learner(replica, told, loss=loss, optimizer=given, meter=meter)
             learners.append(learner)
-            if told.keeps_model and (seen := exchange.look(_LOOK_S)) is not None:
-                assert seen.parameters is not None, "a look shows the model"
-                learner.keep(seen.parameters)
             with ending() as wanted:
                 visit = Visit(
                     exchange,
@@ -272,6 +269,8 @@ class AsyncWorker:
                     wanted=wanted,
                 )
                 try:
+                    if told.keeps_model:
+                        visit.keep()
                     visit.run(seed)
                 except ServerLostError:
                     if not wanted:
