@@ -21,6 +21,7 @@ from headway.runtime.network import NetworkServer
 from headway.runtime.parcel import WorkerLink
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory, machine
+from headway.runtime.timeouts import Timeouts
 
 LINKS = ("local", "gRPC, shared memory", "gRPC, inline")
 RULES = ("nothing", "async_sgd")
@@ -65,7 +66,9 @@ def serve(pipes: list[Connection], control: Connection, size: int, rule: str) ->
             torch.zeros(size), algorithm_for(rule), layout=layout, memory=memory, record="nothing"
         )
         hub = Hub(server, Porter(layout, {"payload": "gradient"}))
-        network = NetworkServer(hub, layout, segments=segments, max_workers=1000)
+        # Hundreds of workers are one process here, which may be busy with the others for long.
+        patient = Timeouts(heartbeat_s=5.0, lease_s=60.0, join_s=60.0, stall_s=60.0)
+        network = NetworkServer(hub, layout, segments=segments, max_workers=1000, timeouts=patient)
         network.start()
         for pipe in pipes:
             LocalSession(hub, pipe, segments, layout)

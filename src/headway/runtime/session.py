@@ -245,13 +245,18 @@ class NetworkSession:
         """
         self.traffic.up_bytes += len(data)
         self._vital.heard()
-        if not self._is_prompt or len(data) > _SHORT or data[:1] == _BEAT:
+        if not self._joined or len(data) > _SHORT or not (self._is_prompt or data[:1] == _BEAT):
             return data
         try:
             if chunk_data(data) is not None:
                 return data
             header = wire.ToServer.FromString(data)
             kind = header.WhichOneof("kind")
+            if kind == "beat":
+                self._beat(header.beat)
+                return _TAKEN
+            if not self._is_prompt:
+                return data
             if kind == "join" or (kind == "push" and not _is_complete(header.push.update)):
                 return data
             if not self._untaken.acquire(blocking=False):
@@ -262,22 +267,18 @@ class NetworkSession:
         return _TAKEN
 
     def _hear(self, requests: Iterator[bytes]) -> bytes:
-        """The next message that is no heartbeat, and was not taken."""
-        while True:
-            found: Any = next(requests)
-            if found is _TAKEN:
-                continue
-            if isinstance(found, Exception):
-                raise found
-            data: bytes = found
-            if not self._joined or data[:1] != _BEAT:
-                return data
-            said = wire.ToServer.FromString(data)
-            if not said.HasField("beat"):
-                return data
-            self._vital.beat(said.beat.slack_s)
-            answer = wire.ToWorker(beat=wire.Beat(number=said.beat.number))
-            self._unsent.put(Letter(answer))
+        """The next message that was not taken."""
+        found: Any = _TAKEN
+        while found is _TAKEN:
+            found = next(requests)
+        if isinstance(found, Exception):
+            raise found
+        data: bytes = found
+        return data
+
+    def _beat(self, beat: wire.Beat) -> None:
+        self._vital.beat(beat.slack_s)
+        self._unsent.put(Letter(wire.ToWorker(beat=wire.Beat(number=beat.number))))
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Read the stream until it ends.
