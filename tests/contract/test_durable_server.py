@@ -71,6 +71,8 @@ def test_a_checkpoint_level_goes_back_to_the_newest_checkpoint(serve, tmp_path):
     served = serve(durability="checkpoint", checkpoint_frequency=20)
     hand = Hand(served, "w0")
     _until(lambda: hand.acknowledged > 60 and served.ask("status")["version"] > 60)
+    # They are written beside the work, which does not wait for them.
+    _until(lambda: any((tmp_path / "home").glob("checkpoint-*")))
     served.kill()
     newest = max(int(path.name[-12:]) for path in (tmp_path / "home").glob("checkpoint-*"))
     served.start()

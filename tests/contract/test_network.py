@@ -265,6 +265,20 @@ def test_more_workers_than_there_may_be_are_refused(rig):
     connect(rig)
 
 
+def test_a_refusal_is_heard_where_the_connection_is_over_by_then(rig, monkeypatch):
+    rig = rig(max_workers=1)
+    connect(rig)
+    wait = NetworkLink._wait_until_ready
+
+    def late(link, timeout_s):
+        assert link._over.wait(PATIENCE_S)
+        wait(link, timeout_s)
+
+    monkeypatch.setattr(NetworkLink, "_wait_until_ready", late)
+    with pytest.raises(RefusedError, match="1 connections"):
+        connect(rig)
+
+
 def test_who_says_nothing_is_let_go(rig, raw):
     stream = raw(rig(timeouts=Timeouts(join_s=0.05)))
     with pytest.raises(StopIteration):

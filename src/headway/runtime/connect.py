@@ -108,7 +108,7 @@ class NetworkLink:
         self._error: ExchangeError | None = None
         # Whether the reading thread is at a message that is not complete.
         self._fills = False
-        self._was_silent = False
+        self._spoke = self._was_silent = False
         self._closed = threading.Event()
         self._over = threading.Event()
         self._ready = threading.Event()
@@ -147,7 +147,12 @@ class NetworkLink:
             limit = min(INLINE_BYTES, self._pace.num_bytes)
             vector, buffers = self._prepared(vector, buffers)
             rest = self._vectors.put(header.push.update, vector, buffers, encoded, limit)
-        self._put(header.SerializeToString())
+        try:
+            self._put(header.SerializeToString())
+        except ServerLostError:
+            # A server that does not let anybody in says why, and ends the connection at once.
+            if not (self._spoke and header.HasField("join")):
+                raise
         for piece in paced(rest, self._pace):
             self._put(as_chunk(piece))
         for room in over:
@@ -349,6 +354,7 @@ class NetworkLink:
         self._outgoing.finish()
 
     def _take(self, header: wire.ToWorker, num_bytes: int) -> None:
+        self._spoke = True
         if self._inbox.qsize() >= _UNREAD:
             raise ProtocolError("the server says more than a worker can hear")
         for receipt in header.before:
@@ -413,7 +419,7 @@ class NetworkLink:
                 expected=f"an answer within {timeout_s:g} seconds",
                 help="check the port; a server that uses TLS wants a worker that does",
             )
-        if self._over.is_set():
+        if self._over.is_set() and not self._spoke:
             told = self._inbox.get()
             self.close()
             assert isinstance(told, ExchangeError)
