@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from struct import Struct
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, final
+from typing import Any, Final, NamedTuple, final
 
 from headway.checkpoint.calls import Call
 from headway.observe import blocks, files, strict
 from headway.observe.appender import Appender, Block
+from headway.observe.closing import Closing
 
 __all__ = ["BadRecordError", "Entry", "Segment", "SegmentReader", "num_bytes_of"]
 
@@ -150,7 +150,7 @@ def _encode(salt: int, sequence: int, durable: int, version: int, call: Call) ->
     return [head, *data, _CRC.pack(crc)]
 
 
-class SegmentReader:
+class SegmentReader(Closing):
     """Reads a segment from its beginning.
 
     Args:
@@ -214,17 +214,6 @@ class SegmentReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _file_header(self) -> tuple[int, int, int]:
         head = self._file.read(_FILE_BYTES)

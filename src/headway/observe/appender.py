@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 from headway.observe import files
+from headway.observe.closing import Closing
 
 __all__ = ["Appender"]
 
@@ -18,7 +18,7 @@ _JOINED_BYTES: Final = 1 << 16
 Block = bytes | bytearray | memoryview
 
 
-class Appender:
+class Appender(Closing):
     """Appends records to a file: each is in it whole or not at all, whatever the disk says.
 
     A base for files of records; the subclasses say what a record is. A record that cannot be written
@@ -108,17 +108,6 @@ class Appender:
                 self.mark()
             finally:
                 self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _hold(self, *blocks: Block) -> None:
         start = len(self._held)

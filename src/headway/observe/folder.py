@@ -21,8 +21,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -37,6 +36,7 @@ from headway.core.errors import (
 from headway.core.events import Event, Submitted
 from headway.core.layout import Buffers
 from headway.observe import files, odd, toml
+from headway.observe.closing import Closing
 from headway.observe.environment import describe_environment
 from headway.observe.eventlog import EventLog, encode_event, read_events
 from headway.observe.payloads import PayloadReader, PayloadWriter, Record
@@ -56,7 +56,7 @@ _OURS: Final = (RESULT, ABOUT, REPORT, MODEL, EVENTS, PAYLOADS, POINTS, ENVIRONM
 
 
 @final
-class RunFolder:
+class RunFolder(Closing):
     """The folder of one run; made by :meth:`create` to be written, by :meth:`open` to be read.
 
     Events and points are appended while the run goes on. With each point everything so far is
@@ -387,17 +387,6 @@ class RunFolder:
             LogDamagedError: A file is damaged.
         """
         return load_result(self.path, events=events)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _keep(self, event: Submitted, payload: Tensor) -> int:
         if self._payloads is None:

@@ -22,8 +22,7 @@ from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from struct import Struct
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, final
+from typing import Any, Final, NamedTuple, final
 
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from headway.core.errors import LogDamagedError
 from headway.core.layout import Buffers
 from headway.observe import blocks, files, odd, strict
 from headway.observe.appender import Appender
+from headway.observe.closing import Closing
 
 __all__ = ["PayloadReader", "PayloadWriter", "Record"]
 
@@ -113,7 +113,7 @@ class PayloadWriter(Appender):
         return self.num_records - 1
 
 
-class PayloadReader:
+class PayloadReader(Closing):
     """Reads records by their numbers.
 
     Args:
@@ -168,17 +168,6 @@ class PayloadReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _check_file_header(self) -> None:
         with files.working_on(self.path, "read"):

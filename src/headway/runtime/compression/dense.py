@@ -16,6 +16,7 @@ from headway.runtime.compression.message import (
     HEADER_BYTES,
     NOT_FINITE,
     BytesLike,
+    Codec,
     Header,
     blank,
     check_vector,
@@ -31,7 +32,7 @@ _LEVELS: Final = 127
 _MAX_BLOCK: Final = 1 << 15
 
 
-class DenseCodec(Protocol):
+class DenseCodec(Codec, Protocol):
     """A codec whose body can also stand within another's."""
 
     code: ClassVar[int]
@@ -40,10 +41,6 @@ class DenseCodec(Protocol):
     @property
     def block_size(self) -> int:
         """How many elements share a scale; 0 without scales."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """As a codec."""
         ...
 
     def section_bytes(self, count: int, dtype: torch.dtype) -> int:
@@ -63,36 +60,46 @@ def _header(codec: DenseCodec, count: int, dtype: torch.dtype) -> Header:
     return Header(codec.code, DTYPES.get(dtype, 0), 0, 0, codec.block_size, count, count)
 
 
-def _encode(codec: DenseCodec, vector: Tensor) -> memoryview:
-    check_vector(vector)
-    header = _header(codec, vector.numel(), vector.dtype)
-    told = refuse_not_finite(vector, header)
-    if told is not None:
-        return told
-    length = HEADER_BYTES + codec.section_bytes(vector.numel(), vector.dtype)
-    memory = blank(length, header)
-    codec.write(vector, memory[HEADER_BYTES:])
-    return seal(memory)
+class _Alone:
+    """What a dense codec does where it does not stand within another."""
 
+    __slots__ = ()
 
-def _decode(codec: BFloat16 | Int8 | Uncompressed, message: BytesLike, out: Tensor) -> None:
-    expected = _header(codec, out.numel(), out.dtype)
-    header, body = open_message(message, out, codec, expected)
-    if header.form == NOT_FINITE:
-        return
-    length = codec.section_bytes(out.numel(), out.dtype)
-    if header.form or header.count != out.numel() or body.numel() != length:
-        raise ProtocolError(
-            "a compressed vector has the wrong length",
-            got=f"{header.count} elements in {body.numel()} bytes",
-            expected=f"{out.numel()} elements in {length} bytes",
-        )
-    codec.read(body, out)
+    def max_bytes(self: DenseCodec, num_params: int, dtype: torch.dtype) -> int:
+        """See :class:`~headway.compression.Codec`; exact."""
+        return HEADER_BYTES + self.section_bytes(num_params, dtype)
+
+    def encode(self: DenseCodec, vector: Tensor) -> memoryview:
+        """See :class:`~headway.compression.Codec`."""
+        check_vector(vector)
+        header = _header(self, vector.numel(), vector.dtype)
+        told = refuse_not_finite(vector, header)
+        if told is not None:
+            return told
+        length = HEADER_BYTES + self.section_bytes(vector.numel(), vector.dtype)
+        memory = blank(length, header)
+        self.write(vector, memory[HEADER_BYTES:])
+        return seal(memory)
+
+    def decode_into(self: DenseCodec, message: BytesLike, out: Tensor) -> None:
+        """See :class:`~headway.compression.Codec`."""
+        expected = _header(self, out.numel(), out.dtype)
+        header, body = open_message(message, out, self, expected)
+        if header.form == NOT_FINITE:
+            return
+        length = self.section_bytes(out.numel(), out.dtype)
+        if header.form or header.count != out.numel() or body.numel() != length:
+            raise ProtocolError(
+                "a compressed vector has the wrong length",
+                got=f"{header.count} elements in {body.numel()} bytes",
+                expected=f"{out.numel()} elements in {length} bytes",
+            )
+        self.read(body, out)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Uncompressed:
+class Uncompressed(_Alone):
     """Every element as it is; made by :func:`none`."""
 
     code: ClassVar[int] = 1
@@ -107,21 +114,9 @@ class Uncompressed:
         """See :class:`~headway.compression.Codec`."""
         return {"kind": self.kind}
 
-    def max_bytes(self, num_params: int, dtype: torch.dtype) -> int:
-        """See :class:`~headway.compression.Codec`; exact."""
-        return HEADER_BYTES + self.section_bytes(num_params, dtype)
-
     def section_bytes(self, count: int, dtype: torch.dtype) -> int:
         """See :class:`DenseCodec`."""
         return count * dtype.itemsize
-
-    def encode(self, vector: Tensor) -> memoryview:
-        """See :class:`~headway.compression.Codec`."""
-        return _encode(self, vector)
-
-    def decode_into(self, message: BytesLike, out: Tensor) -> None:
-        """See :class:`~headway.compression.Codec`."""
-        _decode(self, message, out)
 
     def write(self, values: Tensor, section: Tensor) -> None:
         """See :class:`DenseCodec`."""
@@ -137,7 +132,7 @@ class Uncompressed:
 
 @final
 @dataclass(frozen=True, slots=True)
-class BFloat16:
+class BFloat16(_Alone):
     """Every element rounded to bfloat16; made by :func:`bf16`."""
 
     code: ClassVar[int] = 2
@@ -152,21 +147,9 @@ class BFloat16:
         """See :class:`~headway.compression.Codec`."""
         return {"kind": self.kind}
 
-    def max_bytes(self, num_params: int, dtype: torch.dtype) -> int:
-        """See :class:`~headway.compression.Codec`; exact."""
-        return HEADER_BYTES + self.section_bytes(num_params, dtype)
-
     def section_bytes(self, count: int, dtype: torch.dtype) -> int:
         """See :class:`DenseCodec`."""
         return 2 * count
-
-    def encode(self, vector: Tensor) -> memoryview:
-        """See :class:`~headway.compression.Codec`."""
-        return _encode(self, vector)
-
-    def decode_into(self, message: BytesLike, out: Tensor) -> None:
-        """See :class:`~headway.compression.Codec`."""
-        _decode(self, message, out)
 
     def write(self, values: Tensor, section: Tensor) -> None:
         """See :class:`DenseCodec`."""
@@ -189,7 +172,7 @@ class BFloat16:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Int8:
+class Int8(_Alone):
     """Every element as a multiple of its block's scale; made by :func:`int8`."""
 
     code: ClassVar[int] = 3
@@ -201,21 +184,9 @@ class Int8:
         """See :class:`~headway.compression.Codec`."""
         return {"kind": self.kind, "block_size": self.block_size}
 
-    def max_bytes(self, num_params: int, dtype: torch.dtype) -> int:
-        """See :class:`~headway.compression.Codec`; exact."""
-        return HEADER_BYTES + self.section_bytes(num_params, dtype)
-
     def section_bytes(self, count: int, dtype: torch.dtype) -> int:
         """See :class:`DenseCodec`."""
         return count + -(-count // self.block_size) * _wide(dtype).itemsize
-
-    def encode(self, vector: Tensor) -> memoryview:
-        """See :class:`~headway.compression.Codec`."""
-        return _encode(self, vector)
-
-    def decode_into(self, message: BytesLike, out: Tensor) -> None:
-        """See :class:`~headway.compression.Codec`."""
-        _decode(self, message, out)
 
     def write(self, values: Tensor, section: Tensor) -> None:
         """See :class:`DenseCodec`."""
