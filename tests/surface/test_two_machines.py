@@ -183,6 +183,9 @@ class Trial:
 @pytest.mark.timeout(600)
 def test_every_command_of_the_page_does_what_the_page_says(tmp_path):
     if not os.environ.get("HEADWAY_HOSTS"):
+        # Some twenty programs one after the other, each of which loads torch: 3.8 s of a core each,
+        # and 9 minutes in all beside others' work. Started in another way, without loading it
+        # again, they were not the commands of the page.
         pytest.skip("minutes of three hosts' work, and root's rights: set HEADWAY_HOSTS=1")
     for program in ("ip", "openssl", "bash"):
         if shutil.which(program) is None:

@@ -48,7 +48,8 @@ def flatten(tensor: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Any
             here = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
             return here.view(torch.uint8), {**about, "kept": True}
         except (NotImplementedError, RuntimeError, TypeError):
-            # Such as a quantized one: the description is all that there is to keep.
+            # Such as a quantized or sparse one, or of a class of somebody's own. Torch has no
+            # narrower error for what a kind of tensor cannot do; the description is kept.
             pass
     return torch.empty(0, dtype=torch.uint8), {**about, "kept": False}
 

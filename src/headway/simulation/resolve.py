@@ -364,8 +364,9 @@ def usable_device(
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
-    # Without CUDA in its build, torch raises an AssertionError.
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+    # Torch has no error of its own for a device: an unknown name and a driver that fails are a
+    # RuntimeError, and where CUDA was left out of the build it is an AssertionError.
+    except (AssertionError, RuntimeError, TypeError) as error:
         raise ConfigurationError(
             f"the device `{device}` cannot be used here",
             where=where,

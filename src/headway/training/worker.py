@@ -468,8 +468,9 @@ def _usable(device: str | torch.device) -> torch.device:
     found = torch.device(device)
     try:
         torch.empty(1, device=found)
-    # Without CUDA in its build, torch raises an AssertionError.
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
+    # Torch has no error of its own for a device: a driver that fails is a RuntimeError, and where
+    # CUDA was left out of the build it is an AssertionError.
+    except (AssertionError, RuntimeError) as error:
         problem = str(error).splitlines()[0]
         _LOG.warning("Headway: training on the CPU; %s cannot be used here: %s", device, problem)
         return torch.device("cpu")
