@@ -30,6 +30,7 @@ __all__ = ["Exchange", "Invitation", "Work"]
 
 _JOIN_S: Final = 30.0
 _NOTHING: Final[Mapping[str, float]] = {}
+_NO_REASON: Final = "the server has not said why"
 
 
 class Work(NamedTuple):
@@ -352,8 +353,10 @@ class Exchange:
         buffers: Buffers | None = None,
         metrics: Mapping[str, float] = _NOTHING,
         again: bool = True,
-    ) -> None:
-        """Hand in a job. Waits until the one before has its receipt.
+    ) -> bool:
+        """Hand in a job: whether it was; one that was cancelled meanwhile is not.
+
+        Waits until the one before has its receipt.
 
         Args:
             work: The job.
@@ -373,7 +376,7 @@ class Exchange:
         if work.job in self._cancelled:
             self._cancelled.discard(work.job)
             self._in_hand = None
-            return
+            return False
         push = wire.Push(
             job=work.job,
             base_version=work.version,
@@ -391,6 +394,7 @@ class Exchange:
         self._in_hand, self._due = None, self._due + again
         self._outstanding.add(work.job, parcel)
         self._link.send(parcel)
+        return True
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed in has its receipt: whether it has.
@@ -456,8 +460,8 @@ class Exchange:
         elif kind == "wait":
             self._told.waiting = header.wait.reason
         elif kind == "stop":
-            self._told.stop, self._told.drain = header.stop.reason, header.stop.drain
-            self._told.code = header.stop.code
+            self._told.stop = header.stop.reason or _NO_REASON
+            self._told.drain, self._told.code = header.stop.drain, header.stop.code
         elif kind == "refused":
             raise end_of(header.refused)
         else:

@@ -195,11 +195,11 @@ class Narrow:
             # What is on its way was written so, and may be sent again.
             return
         self.codec, self._first_job = None, None
-        if shared:
-            self._plain("shared memory")
-            return
         if _is_plain(self._wanted):
             self._plain("as was asked for")
+            return
+        if shared:
+            self._plain("shared memory")
             return
         problem = _problem(layout, payload) or ("" if offered else "the server reads none")
         if not problem:

@@ -152,8 +152,7 @@ class Trainee:
         fragment = work.order.fragment
         if self._replicas is not None:
             result = self._replicas.train(work.client, result, fragment)
-        self._clients[work.job] = work.client
-        self._exchange.push(
+        handed_in = self._exchange.push(
             work,
             result.payload,
             num_examples=result.num_examples,
@@ -163,7 +162,9 @@ class Trainee:
             buffers=result.buffers,
             metrics=result.metrics,
         )
-        self.num_pushed += 1
+        if handed_in:
+            self._clients[work.job] = work.client
+            self.num_pushed += 1
 
     def _told(self, receipt: Receipt) -> None:
         client = self._clients.pop(receipt.job, None)

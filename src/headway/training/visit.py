@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from math import ceil, nan
+from math import ceil, inf, nan
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from headway.core.errors import ConfigurationError, ServerLostError
@@ -137,6 +137,8 @@ class Visit:
         self._comeback = comeback
         self._wanted = wanted
         self._usual = update_frequency if local_epochs is None else self._steps_of(local_epochs)
+        # Whether the present job was cancelled: a server that is lost after that is not asked again.
+        self._gave_up = False
         self._stream: Stream
 
     def keep(self) -> None:
@@ -176,25 +178,24 @@ class Visit:
                 self._hand_in(work, result, again=again)
                 if not again:
                     ahead -= 1
-            elif not self._is_cancelled(work):
-                break
-            else:
+            elif self._gave_up:
                 self._diary.history.receipts["cancelled"] += 1
             if ahead < 0 or self._wanted or not self._stream.has(1):
                 break
             work = self._next()
-        self._surely(lambda: exchange.settle(_SETTLE_S))
+        self._settle()
 
     def _train(self, work: Work) -> LocalResult | None:
         order = work.order
         steps, held = self._usual, None
         if order.steps is not None:
-            steps = order.steps
+            steps = max(1, order.steps)
         elif order.epochs is not None:
             steps = self._steps_of(order.epochs)
         if order.epochs is not None or (self._local_epochs is not None and order.steps is None):
             held = self._passes.num_examples
         self._diary.history.version = max(self._diary.history.version, work.version)
+        self._gave_up = False
         return self._learner.train(
             work,
             self._batch,
@@ -228,7 +229,9 @@ class Visit:
             again=again,
         )
         self._surely(self._exchange.settle)
-        self._once(push)
+        if self._once(push) is False:
+            history.updates -= 1
+            history.receipts["cancelled"] += 1
         if self._learner.has_chain:
             # Its transforms learn what became of one payload before they make the next.
             self._surely(self._exchange.settle)
@@ -251,10 +254,10 @@ class Visit:
         A server that was started anew may still have it in flight.
         """
         try:
-            return self._comeback.attempt() and self._exchange.is_cancelled(work)
+            self._gave_up = self._comeback.attempt() and self._exchange.is_cancelled(work)
         except ServerLostError as error:
             self._lost(error)
-            return False
+        return self._gave_up
 
     def _lost(self, error: ServerLostError) -> None:
         # What it said last may not have been heard: receipts, or that it was about to end.
@@ -266,14 +269,24 @@ class Visit:
             raise error
         self._comeback.lost(error)
 
-    def _once(self, say: Callable[[], object]) -> None:
+    def _settle(self) -> None:
+        """Wait for the receipts; where the user wants this to end, not for ever."""
+        until_s = inf
+        while not self._surely(partial(self._exchange.settle, _LOOK_EVERY_S)):
+            if self._wanted:
+                until_s = min(until_s, time.monotonic() + _SETTLE_S)
+            if time.monotonic() >= until_s:
+                return
+
+    def _once(self, say: Callable[[], _T]) -> _T | None:
         """Say something that the exchange says again by itself, when it resumes."""
         self._surely(lambda: None)
         try:
-            say()
+            return say()
         except ServerLostError as error:
             self._lost(error)
             self._surely(lambda: None)
+        return None
 
     def _surely(self, say: Callable[[], _T]) -> _T:
         """Say something to the server; where it is lost, once more when it is there again."""

@@ -289,6 +289,9 @@ class AsyncWorker:
             history.dismissed = exchange.is_dismissed
             if history.dismissed:
                 _LOG.warning("Headway: the server told this worker to stop: %s", history.stopped)
+            elif history.stopped:
+                after = f"{history.updates:,} updates"
+                _LOG.warning("Headway: ended after %s: %s", after, history.stopped)
             history.encoding = f"{self._narrow!r}"
             history.traffic = exchange.traffic.describe()
             exchange.leave()
