@@ -9,7 +9,10 @@ it; ``async_sgd``: it applies it, and makes a new snapshot for the next pull. By
 
 Beside them, in turns with them: two copies of that size in one process, and a raw TCP socket
 (``sendall``, ``recv_into`` preallocated memory, a process at the other end) that moves the same bytes
-and does nothing with them. Asked: shared memory at least 0.6 of two copies, 0.3 with the update; the
+and does nothing with them. And what no exchange can beat in this language, in the same turns: a
+short message over a bare pipe and back, and a bare gRPC stream in Python that moves a short message
+or the same bytes as an exchange. The floor of a link is made of these: for ``local`` the pipe and two
+copies, for gRPC with shared memory the short message and two copies, inline the bytes. Asked: shared memory at least 0.6 of two copies, 0.3 with the update; the
 network at least 0.4 of the socket; 10,000 values over gRPC on loopback in less than 400 us (p50).
 
     python benchmarks/exchange.py [--sizes 10000 1000000 10000000 50000000] [--repeats 7]
@@ -24,10 +27,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+from _floors import floors
 from _links import LINKS, RULES, Served
 
 from headway.runtime.exchange import Exchange
@@ -36,6 +41,11 @@ SMALL = 10_000
 MOST_US = 400.0
 FEWEST = 3
 LOCALHOST = "127.0.0.1"
+FLOORS = {
+    "local": ("bare pipe", "two copies"),
+    "gRPC, shared memory": ("bare gRPC, short message", "two copies"),
+    "gRPC, inline": ("bare gRPC, same bytes",),
+}
 
 Burst = Callable[[float], list[float]]
 
@@ -152,6 +162,8 @@ def measure(size: int, repeats: int, seconds: float) -> list[dict[str, Any]]:
             ("two copies", ""): copier(size),
             ("raw TCP socket", ""): stack.enter_context(raw_socket(size)),
         }
+        for name, floor in stack.enter_context(floors(4 * size)).items():
+            bursts[name, ""] = partial(timed, floor)
         for rule in RULES:
             served = stack.enter_context(Served(size, rule))
             for link in LINKS:
@@ -174,6 +186,11 @@ def row(
         name: [median(run[other, ""]) / median(run[key]) for run in runs]
         for name, other in (("copies", "two copies"), ("socket", "raw TCP socket"))
     }
+    of_floor = [
+        sum(median(run[part, ""]) for part in FLOORS[link]) / median(run[key])
+        for run in runs
+        if link in FLOORS
+    ]
     judged = ratios["socket" if link in ("gRPC, inline", "raw TCP socket") else "copies"]
     return {
         "values": size,
@@ -186,6 +203,7 @@ def row(
         "gb_per_s": round(8 * size / median(times) / 1e9, 2),
         "of_copies": round(median(ratios["copies"]), 3),
         "of_socket": round(median(ratios["socket"]), 3),
+        "of_floor": round(median(of_floor), 3) if of_floor else None,
         "min_ratio": round(min(judged), 3),
         "max_ratio": round(max(judged), 3),
         "asked": asked_of(link, rule, size) if rule else None,
@@ -196,9 +214,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """The table."""
     print(
         "| values | link | rule | p50, us (min..max) | p95, us | GB/s | of two copies "
-        "| of the socket | the one asked for, min..max | asked |"
+        "| of the socket | of the floor | the one asked for, min..max | asked |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for found in rows:
         asked = found["asked"] or ""
         if found["values"] == SMALL and found["link"].startswith("gRPC"):
@@ -207,6 +225,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"| {found['values']:,} | {found['link']} | {found['rule']} | {found['p50_us']:,} "
             f"({found['min_us']:,}..{found['max_us']:,}) | {found['p95_us']:,} "
             f"| {found['gb_per_s']} | {found['of_copies']} | {found['of_socket']} "
+            f"| {found['of_floor'] or ''} "
             f"| {found['min_ratio']}..{found['max_ratio']} | {asked} |"
         )
 
