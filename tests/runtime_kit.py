@@ -158,6 +158,8 @@ class Scripted:
         for _ in range(TURNS):
             self.hub.turn()
             if done():
+                # A receipt waits for the job right behind it until the turn has ended.
+                self.hub.turn()
                 return
             if self.hub in _LISTENING:
                 # What is on its way is in the hands of other threads.
