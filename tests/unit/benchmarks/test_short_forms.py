@@ -142,6 +142,16 @@ def test_it_prints_its_table(name, monkeypatch, capsys):
     assert len(printed.splitlines()) > 4
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_groups_are_measured_by_their_size(monkeypatch, capsys):
+    asked = ["--device", "cpu", "--groups", "1", "4", "--eager", "--repeats", "1"]
+    small = ["--models", "60-16-10", "--share", "0.01"]
+    printed = run("batched_training", [*asked, *small], monkeypatch, capsys)
+    assert "| one_by_one, 1.0 |" in printed
+    assert "| groups, 4.0 |" in printed
+
+
 @pytest.mark.parametrize(
     "name",
     [
