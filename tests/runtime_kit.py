@@ -20,7 +20,7 @@ from headway.runtime.segments import Segments, SharedMemory
 from headway.runtime.trainee import Trainee
 from headway.simulation.population import client_name
 from headway.simulation.settings import Settings, server_for
-from headway.task import LocalResult
+from headway.task import Cancelled, LocalResult
 from tests.simulation_kit import Chase, ChaseTrainer
 
 TURNS = 100_000
@@ -178,6 +178,23 @@ class FailsAtTwo(ChaseTrainer):
     def train(self, assignment: Any) -> LocalResult:
         if assignment.client == 2:
             raise ArithmeticError("no such target")
+        return super().train(assignment)
+
+
+class Endless(Chase):
+    """A task whose first client trains until nobody wants its job any more."""
+
+    def trainer(self, algorithm: core.Algorithm, device: torch.device) -> ChaseTrainer:
+        return EndlessAtZero(self, algorithm.payload)
+
+
+class EndlessAtZero(ChaseTrainer):
+    def train(self, assignment: Any) -> LocalResult:
+        moment = threading.Event()
+        while assignment.client == 0:
+            if assignment.is_cancelled():
+                raise Cancelled
+            moment.wait(0.001)
         return super().train(assignment)
 
 

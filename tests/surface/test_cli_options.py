@@ -35,7 +35,13 @@ COMMANDS = {
     "list": ["--json", "what"],
     "replay": ["--json", "run"],
     "report": ["--json", "--out", "runs"],
-    "run": [name for name in RUN if name != "--checkpoint-every"],
+    "run": sorted(
+        [
+            *(name for name in RUN if name != "--checkpoint-every"),
+            "--checkpoint-dir",
+            "--checkpoint-frequency",
+        ]
+    ),
     "server": sorted(
         [
             *SAFETY,

@@ -15,6 +15,7 @@ import torch
 from headway import config
 from headway.checkpoint import CheckpointStore
 from headway.config import Resolved
+from headway.config.model import Runtime
 from headway.config.problems import relocated
 from headway.core import Algorithm, Scheduler
 from headway.core.errors import ConfigurationError, RunFolderError
@@ -26,6 +27,7 @@ from headway.simulation.reference import reference_for
 from headway.simulation.resolve import check_arrival, check_measured, drawn, usable_device
 from headway.simulation.resume import begins_anew
 from headway.task import Objective
+from headway.training.going_on import free_part
 from headway.training.run import run as run_for_real
 
 __all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
@@ -76,6 +78,8 @@ class Job:
             return self._train(folder, observers, resume=True)
         # Without a checkpoint a run begins again, if it is this one.
         overwrite = begins_anew(folder, self.tree) if resume else overwrite
+        if self.options.get("checkpoint_dir") is not None and not overwrite:
+            folder = free_part(folder)
         with _create(folder, self.tree, overwrite=overwrite) as run_folder:
             return self._train(run_folder, observers)
 
@@ -220,6 +224,9 @@ def _job(
     if real and concurrency is None:
         able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
         concurrency = min(max(able, 1), options["runtime"].num_jobs)
+    if real and label is not None and options["checkpoint_dir"] is not None:
+        number = resolved.config.seed if seed is None else seed
+        options["checkpoint_dir"] /= f"{label}-seed{number}"
     if real:
         # To replay the log takes the same scheduler.
         tree["run"] = {**tree["run"], "concurrency": concurrency}
@@ -275,8 +282,8 @@ def _real(resolved: Resolved) -> dict[str, Any]:
         (
             ("run", "checkpoint_every"),
             asked.run.checkpoint_every,
-            "a run with real workers writes no checkpoints",
-            "--set run.checkpoint_every=",
+            "a run with real workers writes no checkpoints into its folder",
+            "--checkpoint-dir FOLDER and --set run.checkpoint_every=",
         ),
     ]
     for path, value, message, instead in refused:
@@ -284,8 +291,13 @@ def _real(resolved: Resolved) -> dict[str, Any]:
             raise ConfigurationError(
                 message, where=resolved.place(path), got=str(value), help=f"pass {instead}"
             )
-    consistency = "snapshot" if asked.runtime is None else asked.runtime.consistency
-    return {"runtime": config.make_runtime(resolved), "consistency": consistency}
+    told = asked.runtime or Runtime()
+    return {
+        "runtime": config.make_runtime(resolved),
+        "consistency": told.consistency,
+        "checkpoint_frequency": told.checkpoint_frequency,
+        "checkpoint_dir": None if told.checkpoint_dir is None else Path(told.checkpoint_dir),
+    }
 
 
 def _check_conditions(

@@ -306,6 +306,14 @@ class Runtime(Section):
         description="Workers get one version of the model, or read the server's own vector while it "
         "changes (hogwild).",
     )
+    checkpoint_dir: str | None = Field(
+        default=None,
+        description="Where checkpoints are written; a run that finds some there goes on from the "
+        "newest. Of several runs each has a folder in it. By default none are written.",
+    )
+    checkpoint_frequency: Count = Field(
+        default=1000, description="From one checkpoint to the next, in versions."
+    )
 
 
 class Compression(Section):

@@ -179,7 +179,12 @@ class Deals:
             yield member.name, False
             return
         self._idle = [idle for idle in self._idle if idle is not member]
-        self._home = {name: home for name, home in self._home.items() if home is not member}
+        homes, self._home = self._home, {}
+        for name, home in homes.items():
+            if home is member:
+                member.counts["homeless"] += 1
+            else:
+                self._home[name] = home
         for given in jobs:
             yield given.name, True
 

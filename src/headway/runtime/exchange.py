@@ -396,6 +396,15 @@ class Exchange:
         self._link.send(parcel)
         return True
 
+    def drop(self, work: Work) -> None:
+        """A job is not handed in: it was cancelled, or the server wants this worker to leave.
+
+        Args:
+            work: It.
+        """
+        self._cancelled.discard(work.job)
+        self._in_hand = None
+
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed in has its receipt: whether it has.
 

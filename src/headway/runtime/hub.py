@@ -51,8 +51,7 @@ class Hub:
         seed: Of the run: each job's random stream comes from it.
         clients: The clients whose work is done here, with the number of each (by default its place),
             where workers are mere executors that take whoever's turn it is; ``None``: each worker does its own work.
-        pinned: Whether a client stays with the executor that did its first job, because something
-            of the client lives there.
+        pinned: Whether a client stays with the executor that did its first job, and lives there.
         clock: The server's time in seconds; by default, seconds since the hub was made.
         settled: Called by the hub's thread when it has done all that there was to do.
         arrived: Called by the hub's thread after each update, also where several come in one turn.
@@ -215,7 +214,8 @@ class Hub:
 
     def _begin(self) -> None:
         if (names := self._deals.clients) is not None:
-            self._carry(self.doors.register(names, self.now).effects)
+            effects = self.doors.register(names, self.now).effects
+            self._carry((*effects, *map(Wake, self.server.woken)))
         self._timers = sorted(self.server.timers)
 
     def _patience(self) -> float:

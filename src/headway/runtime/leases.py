@@ -65,8 +65,8 @@ class Lease:
     """How long the other side may still be silent.
 
     It holds from :meth:`begin` on. Who looks at it says when, and if that is later than it should
-    be, this side was not there to hear: the lease begins anew, and nobody is taken for lost because
-    this machine slept.
+    be, this side was not there to hear: that time does not count, and nobody is taken for lost
+    because this machine slept.
 
     Args:
         lease_s: How long it lasts, in seconds, above 0.
@@ -136,13 +136,14 @@ class Lease:
         Args:
             now: The time.
         """
-        late = now - self._looked_s > 2.0 * self._look_s + _SHARE * self._lease_s
+        late_s = now - self._looked_s - (2.0 * self._look_s + _SHARE * self._lease_s)
         self._looked_s = now
         if not self._begun:
             return False
-        if late:
-            self._heard_s = now
-            return False
+        if late_s > 0.0:
+            # Busy machines are late again and again: a lease that began anew each time, would hold
+            # for ever.
+            self._heard_s = min(now, self._heard_s + late_s)
         return now - self._heard_s > self.lasts_s
 
 

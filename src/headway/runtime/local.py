@@ -1,15 +1,21 @@
 """The local link: a pipe for messages, shared memory for vectors.
 
 For workers that were started here. The hub's own thread reads the pipes, so that a message costs
-no change of threads on its way.
+no change of threads on its way. A thread of the worker says that it lives; one that is silent for
+too long, or does not read, is taken for lost, and joins again when it is heard of.
 """
 
 from __future__ import annotations
 
+import logging
+import select
 import selectors
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Final, final
 
@@ -18,10 +24,13 @@ from google.protobuf.message import DecodeError
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ProtocolError, ServerLostError
 from headway.runtime.encoded import SHARED, Traffic
+from headway.runtime.heartbeats import Ticker, Vital
+from headway.runtime.letters import refused_letter
 from headway.runtime.loop import give_way
 from headway.runtime.parcel import Delivery, Parcel, vectors_of
 from headway.runtime.sharing import ServerShare, WorkerShare
-from headway.runtime.wire import ToServer, ToWorker, Welcome
+from headway.runtime.timeouts import Timeouts
+from headway.runtime.wire import Beat, ToServer, ToWorker, Welcome
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +38,14 @@ if TYPE_CHECKING:
     from headway.runtime.hub import Hub
     from headway.runtime.segments import Segments
 
-__all__ = ["LocalLink", "LocalSession"]
+__all__ = ["SILENT", "LocalLink", "LocalSession"]
 
+SILENT: Final = "silent"
+"""Why a worker is let go that may come back: it was not heard of for too long."""
+
+_LOG: Final = logging.getLogger("headway")
+_USUAL: Final = Timeouts()
+_BEAT: Final = ToServer(beat=Beat(number=1)).SerializeToString()
 _MESSAGE_BYTES: Final = 1 << 20
 """More than any message without its vectors has."""
 
@@ -44,15 +59,34 @@ class LocalSession:
         pipe: This end of it.
         segments: Where shared vectors lie.
         layout: Of the model.
+        timeouts: How often it says that it lives, and when it is taken for lost.
+        clock: In seconds.
+
+    Attributes:
+        num_losses: How often it was taken for lost, though its process was there.
     """
 
     def __init__(
-        self, hub: Hub, pipe: Connection, segments: Segments, layout: ParameterLayout
+        self,
+        hub: Hub,
+        pipe: Connection,
+        segments: Segments,
+        layout: ParameterLayout,
+        timeouts: Timeouts = _USUAL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hub = hub
         self._pipe = pipe
-        self._share = ServerShare(segments, layout)
+        self._new_share = partial(ServerShare, segments, layout)
+        self._share = self._new_share()
         self._held: ToWorker | None = None
+        self._timeouts = timeouts
+        self._vital = Vital(timeouts, clock)
+        self._name = ""
+        self._is_away = self._is_told = False
+        self._room = select.poll()
+        self._room.register(pipe.fileno(), select.POLLOUT)
+        self.num_losses = 0
         hub.loop.post(lambda: hub.loop.watch(pipe, self._read))
 
     @property
@@ -88,15 +122,52 @@ class LocalSession:
             header: The message.
         """
         self._share.offer(header.welcome)
+        self._name = header.welcome.worker
+        header.welcome.heartbeat_s = self._timeouts.heartbeat_s
+        header.welcome.lease_s = self._timeouts.lease_s
         self._write(header)
 
+    def look(self) -> None:
+        """See whether the worker was silent for too long. To be called every ``LOOK_EVERY_S``."""
+        if self._vital.is_lost() and not self._is_away:
+            self._set_aside(f"silent for {self._timeouts.lease_s:g} s")
+
     def close(self) -> None:
-        """Let the worker go."""
-        if not self._pipe.closed:
-            self._flush()
-            self._hub.loop.unwatch(self._pipe)
-            self._pipe.close()
-            self._share.close()
+        """Let the worker go; of one that was taken for lost, only what it shared."""
+        if self._pipe.closed:
+            return
+        self._share.close()
+        if self._is_away:
+            self._held = None
+            return
+        self._flush()
+        self._hub.loop.unwatch(self._pipe)
+        self._pipe.close()
+
+    def _set_aside(self, why: str) -> None:
+        """It is lost to the hub; its pipe stays, for it may only have slept."""
+        if self._is_away or self._pipe.closed:
+            return
+        _LOG.warning("Headway: %s is %s, and is not waited for", self._name or "a worker", why)
+        self._is_away, self._is_told = True, False
+        self.num_losses += 1
+        self._hub.drop(self, "lost")
+
+    def _comes_back(self, header: ToServer) -> bool:
+        """Whether one that was set aside joins again. Whatever else it says is of no use now."""
+        if header.HasField("join"):
+            self._is_away = False
+            self._share = self._new_share()
+            _LOG.warning("Headway: %s is there again", self._name)
+            return True
+        if not self._is_told and self._has_room():
+            self._is_told = True
+            self._put(refused_letter(SILENT, "this worker was silent for too long", ""))
+        return False
+
+    def _has_room(self) -> bool:
+        """Whether a message can be sent without waiting for the worker to read others."""
+        return bool(self._room.poll(0))
 
     def _write(self, header: ToWorker) -> None:
         """Write a message; a receipt waits for the job right behind it, until the hub's turn ends.
@@ -122,16 +193,27 @@ class LocalSession:
     def _put(self, header: ToWorker) -> None:
         # One that has gone is noticed when its pipe is read.
         with suppress(OSError, ValueError):
+            if not self._has_room():
+                # It reads nothing: the hub would wait with it, and all others with the hub.
+                self._hub.loop.post(lambda: self._set_aside("reading nothing"))
+                return
             self._pipe.send_bytes(header.SerializeToString())
 
     def _read(self) -> None:
         try:
             header = ToServer.FromString(self._pipe.recv_bytes(_MESSAGE_BYTES))
+            if header.HasField("beat"):
+                self._vital.beat(header.beat.slack_s)
+            else:
+                self._vital.heard()
+            if (self._is_away and not self._comes_back(header)) or header.HasField("beat"):
+                return
             vector, buffers = None, None
             if header.HasField("push"):
                 self._share.ended(header.push.job)
                 vector, buffers = self._share.take(header.push.update)
         except (EOFError, OSError):
+            self._is_away = False
             self._hub.drop(self, "lost")
         except (DecodeError, ProtocolError) as error:
             self._hub.refuse(self, "protocol_error", str(error))
@@ -155,6 +237,8 @@ class LocalLink:
         self._selector.register(pipe, selectors.EVENT_READ)
         self._share: WorkerShare | None = None
         self._heard: deque[ToWorker] = deque()
+        self._sending = threading.Lock()
+        self._ticker: Ticker | None = None
         self.traffic = Traffic(encoding=SHARED, pulls=SHARED)
 
     def send(self, parcel: Parcel) -> None:
@@ -171,7 +255,8 @@ class LocalLink:
             assert self._share is not None, "the server has not said where vectors go"
             self._share.put(header.push.update, parcel.vector, parcel.buffers)
         try:
-            self._pipe.send_bytes(header.SerializeToString())
+            with self._sending:
+                self._pipe.send_bytes(header.SerializeToString())
         except (OSError, ValueError) as error:
             raise _lost() from error
 
@@ -200,19 +285,28 @@ class LocalLink:
         return Delivery(header, *self._share.take(vectors_of(header)))
 
     def attach(self, welcome: Welcome, layout: ParameterLayout) -> bool:
-        """Map the segment that the server offers.
+        """Map the segment that the server offers, and say from now on that this process lives.
 
         Args:
             welcome: What the server said, and offered.
             layout: Of the server's model.
         """
         self._share = WorkerShare(layout, welcome)
+        if self._ticker is None and welcome.heartbeat_s > 0.0:
+            self._ticker = Ticker(self._beat, welcome.heartbeat_s, "headway-heart")
         return True
 
     def close(self) -> None:
         """End the connection."""
+        if self._ticker is not None:
+            self._ticker.close()
         self._selector.close()
         self._pipe.close()
+
+    def _beat(self) -> None:
+        # A server that has gone is noticed by who waits for it.
+        with suppress(OSError, ValueError), self._sending:
+            self._pipe.send_bytes(_BEAT)
 
     def _can_read(self, timeout_s: float | None) -> bool:
         select = self._selector.select

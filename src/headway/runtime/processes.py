@@ -23,15 +23,19 @@ import torch
 import torch.multiprocessing
 
 from headway.core.errors import ConfigurationError, HeadwayError, UnknownNameError
+from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker
 from headway.runtime.local import LocalLink, LocalSession
+from headway.runtime.timeouts import Timeouts
 from headway.task.sending import start
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+    from types import FrameType
 
     from headway.core import Algorithm, ParameterLayout
     from headway.runtime.hub import Hub
     from headway.runtime.segments import Segments
+    from headway.runtime.trainee import Trainee
     from headway.task import Objective
 
 __all__ = ["Processes", "Team", "all_gone"]
@@ -41,6 +45,7 @@ _GRACE_S: Final = 2.0
 _START_S: Final = 300.0
 _SPIN_S: Final = 1e-3
 """Most steps of small models are shorter; for others to sleep costs little."""
+_TIMEOUTS: Final = Timeouts()
 
 
 @final
@@ -55,6 +60,9 @@ class Processes:
         prefetch: Whether a worker is given its next job while it works on one. It never waits for
             the server then, and starts from a model that is one job older.
         start_method: ``"spawn"``, or ``"forkserver"``, which starts faster.
+        timeouts: When a worker that says nothing is taken for lost: :class:`headway.Timeouts`. One
+            that was only stopped for a while joins again. A process that has ended is lost at
+            once, and is not replaced: the others train its clients.
 
     Raises:
         ConfigurationError: A value is outside its range.
@@ -68,6 +76,7 @@ class Processes:
     slowdown: Mapping[int, float] = field(default_factory=dict, kw_only=True)
     prefetch: bool = field(default=False, kw_only=True)
     start_method: Literal["spawn", "forkserver"] = field(default="spawn", kw_only=True)
+    timeouts: Timeouts = field(default=_TIMEOUTS, kw_only=True)
 
     def __post_init__(self) -> None:
         count: object = self.num_workers
@@ -188,7 +197,10 @@ class Team:
         self.failed_in = -1
         self._context: Any = torch.multiprocessing.get_context(chosen.start_method)
         self._spin_s = _SPIN_S if _num_cores() > chosen.num_workers else 0.0
+        self._timeouts = chosen.timeouts
         self._hands: list[_Hand] = []
+        self._sessions: list[tuple[str, LocalSession]] = []
+        self._ticker: Ticker | None = None
         self._deaths: list[str] = []
         try:
             with _deaf_to_ctrl_c():
@@ -222,12 +234,20 @@ class Team:
         """
         hub.loop.spin_s = self._spin_s
         for hand in self._hands:
-            LocalSession(hub, hand.exchange, segments, layout)
+            session = LocalSession(hub, hand.exchange, segments, layout, self._timeouts)
+            self._sessions.append((hand.name, session))
             hub.loop.post(partial(self._watch, hub, hand, gone))
+        # By the hub's own thread: one that is late with reading takes nobody for silent.
+        look = partial(hub.loop.post, self._look)
+        self._ticker = Ticker(look, LOOK_EVERY_S, "headway-leases")
 
     def deaths(self) -> list[str]:
         """In words, which have ended before the run."""
         return list(self._deaths)
+
+    def silences(self) -> dict[str, int]:
+        """How often each worker was taken for lost whose process was there, if it ever was."""
+        return {name: session.num_losses for name, session in self._sessions if session.num_losses}
 
     def pids(self) -> list[int]:
         """Their process numbers."""
@@ -240,11 +260,17 @@ class Team:
             grace_s: The moment, in seconds, for all of them together.
         """
         until = time.monotonic() + grace_s
+        if self._ticker is not None:
+            self._ticker.close()
         for hand in self._hands:
             hand.let_go()
         for hand in self._hands:
             hand.end(max(0.0, until - time.monotonic()))
         self._hands = []
+
+    def _look(self) -> None:
+        for _, session in self._sessions:
+            session.look()
 
     def _watch(self, hub: Hub, hand: _Hand, gone: Callable[[], object]) -> None:
         def hear() -> None:
@@ -278,6 +304,7 @@ class _Hand:
         self.control: Connection
         self.control, told = context.Pipe(duplex=False)
         self.is_here = True
+        self.name = brief.name
         self.obituary = ""
         self._process: BaseProcess = context.Process(
             target=_work, args=(theirs, told, brief), daemon=True, name=brief.name
@@ -393,10 +420,17 @@ def _work(exchange: Connection, control: Connection, brief: Brief) -> None:
             slowdown=brief.slowdown,
             prefetch=brief.prefetch,
         )
+        signal.signal(signal.SIGTERM, partial(_leave_soon, trainee))
         control.send(None)
         trainee.run()
     except Exception as error:  # noqa: BLE001 (it is raised on the other side)
         _tell(control, error, -1 if trainee is None else trainee.client)
+
+
+def _leave_soon(trainee: Trainee, number: int, frame: FrameType | None) -> None:
+    """The first SIGTERM: what is being done is handed in. The second ends the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    trainee.leave_soon()
 
 
 def _tell(control: Connection, error: Exception, client: int) -> None:

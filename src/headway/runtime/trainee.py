@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import torch
 
 from headway.core import Buffers, Checkout, Receipt
-from headway.core.errors import ServerLostError
+from headway.core.errors import RefusedError, ServerLostError
 from headway.runtime.exchange import Exchange, Work
-from headway.task import Assignment, LocalResult
+from headway.runtime.local import SILENT
+from headway.task import Assignment, Cancelled, LocalResult
 from headway.task.replicas import Replicas
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from headway.core import Algorithm
     from headway.runtime.parcel import WorkerLink
     from headway.task import Objective
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Trainee"]
 
 _CPU: Final = torch.device("cpu")
+_LOOK_EVERY_S: Final = 0.5
 
 
 @final
@@ -64,18 +69,21 @@ class Trainee:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         start = task.start(seed, _CPU)
-        self._exchange = Exchange(link, worker=name, layout=start.layout, receipt=self._told)
+        self._meet = partial(Exchange, link, worker=name, layout=start.layout, receipt=self._told)
+        self._exchange = self._meet()
         self._device = device
         self._slowdown = slowdown
         self._asks = 2 if prefetch else 1
         self._clock = clock
-        self._trainer = task.trainer(algorithm, device)
+        self._make_trainer = partial(task.trainer, algorithm, device)
+        self._trainer = self._make_trainer()
         self._tells_clients = bool(algorithm.client)
         self._payload = algorithm.payload
         # The server's layout knows the fragments; until it is here, only what they begin with is.
         self._initial = None if algorithm.view is None else start.parameters
         self._replicas: Replicas | None = None
         self._clients: dict[int, int] = {}
+        self._leaves = False
         self.client = -1
         self.num_pushed = 0
 
@@ -93,17 +101,46 @@ class Trainee:
             self._exchange.ask()
 
     def run(self) -> None:
-        """Work until the server wants no more, or has gone."""
+        """Work until the server wants no more, or has gone.
+
+        A worker that was silent for so long that its server has taken it for lost, joins again.
+        """
         try:
             self.begin()
-            while self.step():
-                pass
-            self._exchange.settle()
+            while not self._is_done():
+                self._begin_again()
         except ServerLostError:
             # It ends when it likes; its own side says why.
             pass
         finally:
             self._exchange.leave()
+
+    def leave_soon(self) -> None:
+        """Hand in what is being done, and leave. For a signal handler."""
+        self._leaves = True
+
+    def _is_done(self) -> bool:
+        """Work, and say whether that was all; otherwise the server has given this worker up."""
+        try:
+            while not self._leaves and self._exchange.stopped is None:
+                self.step(_LOOK_EVERY_S)
+            self._exchange.settle()
+        except RefusedError as error:
+            if error.code != SILENT:
+                raise
+            return self._leaves
+        return True
+
+    def _begin_again(self) -> None:
+        self._clients.clear()
+        if self._tells_clients or self._initial is not None:
+            # Its clients have gone on elsewhere, without what they kept here.
+            self._trainer = self._make_trainer()
+        self._exchange = self._meet()
+        try:
+            self.begin()
+        except RefusedError as error:
+            raise ServerLostError("the server wants no worker any more") from error
 
     def step(self, timeout_s: float | None = None) -> bool:
         """Do one job, and ask for the next: whether there was one.
@@ -117,29 +154,47 @@ class Trainee:
             return False
         began = self._clock()
         result = self._train(work)
-        if self._slowdown > 1.0:
-            took_s = self._clock() - began
-            wanted = self._exchange.linger(work, (self._slowdown - 1.0) * took_s)
-        else:
-            wanted = not self._exchange.is_cancelled(work)
-        if wanted:
+        if result is not None and self._is_wanted(work, self._clock() - began):
             self._hand_in(work, result)
+        else:
+            self._exchange.drop(work)
         return True
 
-    def _train(self, work: Work) -> LocalResult:
+    def _is_wanted(self, work: Work, took_s: float) -> bool:
+        """Take as long as this worker is slow: whether the job is wanted at the end."""
+        if self._slowdown > 1.0:
+            return self._exchange.linger(work, (self._slowdown - 1.0) * took_s)
+        return not self._exchange.is_cancelled(work)
+
+    def _train(self, work: Work) -> LocalResult | None:
+        """Do a job; ``None``: it was cancelled meanwhile."""
         self.client, order = work.client, work.order
-        if self._replicas is None:
-            assert work.parameters is not None, "only a view can send nothing"
-            parameters = work.parameters
-        else:
-            ticket = Checkout(work.version, work.parameters, work.job, order, work.buffers)
-            parameters = self._replicas.receive(work.client, ticket)
+        parameters = work.parameters
+        if self._replicas is not None:
+            parameters = self._own_model(self._replicas, work)
+        if parameters is None:
+            return None
         buffers = work.buffers
         if self._device != _CPU:
             parameters = parameters.to(self._device)
             buffers = _moved(buffers, self._device)
-        given = Assignment(work.client, parameters, buffers, order, work.seed)
-        return self._on_cpu(self._trainer.train(given))
+        is_cancelled = partial(self._exchange.is_cancelled, work)
+        given = Assignment(work.client, parameters, buffers, order, work.seed, is_cancelled)
+        try:
+            return self._on_cpu(self._trainer.train(given))
+        except Cancelled:
+            return None
+
+    def _own_model(self, replicas: Replicas, work: Work) -> Tensor | None:
+        """What a client that keeps a model starts from; ``None``: the server ends."""
+        ticket = Checkout(work.version, work.parameters, work.job, work.order, work.buffers)
+        if replicas.lacks(work.client, ticket):
+            # It went with the process that had it: the server's is the nearest that there is.
+            seen = self._exchange.look()
+            if seen is None or seen.parameters is None:
+                return None
+            replicas.begin(work.client, seen.parameters)
+        return replicas.receive(work.client, ticket)
 
     def _on_cpu(self, result: LocalResult) -> LocalResult:
         if self._device == _CPU:
@@ -161,6 +216,7 @@ class Trainee:
             fragment=fragment,
             buffers=result.buffers,
             metrics=result.metrics,
+            again=not self._leaves,
         )
         if handed_in:
             self._clients[work.job] = work.client

@@ -45,7 +45,10 @@ class Settings:
 
 
 def server_for(
-    settings: Settings, memory: Callable[[ParameterLayout], Memory] | None = None
+    settings: Settings,
+    memory: Callable[[ParameterLayout], Memory] | None = None,
+    *,
+    incarnation: int = 0,
 ) -> Server:
     """Make the server of a run, as it is before anything has happened.
 
@@ -55,6 +58,7 @@ def server_for(
         settings: Of the run.
         memory: Makes where parameters and snapshots of a layout lie; by default in memory of
             this process.
+        incarnation: Which life of the server this is, part of every job's id.
     """
     start = settings.task.start(settings.seed, settings.device)
     reference = reference_for(settings.task, settings.algorithm)
@@ -67,6 +71,7 @@ def server_for(
         seed=settings.seed,
         record=settings.record,
         reference_gradient=reference,
+        incarnation=incarnation,
         memory=None if memory is None else memory(start.layout),
     )
     if reference is not None:

@@ -9,7 +9,15 @@ where data come from (:mod:`headway.data`).
 from __future__ import annotations
 
 from headway.task.chain import ClientChain
-from headway.task.contract import Assignment, LocalResult, LocalTrainer, Objective, Start, Stateful
+from headway.task.contract import (
+    Assignment,
+    Cancelled,
+    LocalResult,
+    LocalTrainer,
+    Objective,
+    Start,
+    Stateful,
+)
 from headway.task.local import LocalTraining
 from headway.task.metrics import LOSSES, METRICS
 from headway.task.optimizers import OPTIMIZERS
@@ -20,6 +28,7 @@ __all__ = [
     "METRICS",
     "OPTIMIZERS",
     "Assignment",
+    "Cancelled",
     "ClientChain",
     "LocalResult",
     "LocalTrainer",

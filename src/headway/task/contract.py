@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -12,7 +13,23 @@ from headway.core import Buffers, ParameterLayout, WorkOrder
 if TYPE_CHECKING:
     from headway.core import Algorithm, Receipt
 
-__all__ = ["Assignment", "LocalResult", "LocalTrainer", "Objective", "Start", "Stateful"]
+__all__ = [
+    "Assignment",
+    "Cancelled",
+    "LocalResult",
+    "LocalTrainer",
+    "Objective",
+    "Start",
+    "Stateful",
+]
+
+
+class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
+    """A trainer has seen that nobody wants the job any more, and has stopped between two steps."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Assignment(NamedTuple):
@@ -24,6 +41,9 @@ class Assignment(NamedTuple):
         buffers: The server's buffers, where the model has any. Read only.
         work: How much to do; what it leaves open, the task's own settings decide.
         seed: The job's own random stream, a 63-bit int: all randomness of the job comes from it.
+        is_cancelled: To be asked between two steps of a long job: whether nobody wants it any
+            more. A trainer that asks raises :class:`Cancelled` then; one that does not works in
+            vain, and does nothing wrong. It does not wait, and changes no result.
     """
 
     client: int
@@ -31,6 +51,7 @@ class Assignment(NamedTuple):
     buffers: Buffers | None = None
     work: WorkOrder = WorkOrder()
     seed: int = 0
+    is_cancelled: Callable[[], bool] = _never
 
 
 class LocalResult(NamedTuple):
@@ -99,6 +120,9 @@ class LocalTrainer(Protocol):
 
         The one exception is a client transform with a state (error feedback): that state lives
         with the client, and depends on the client's earlier jobs.
+
+        Raises:
+            Cancelled: ``assignment.is_cancelled()`` was true between two steps.
         """
         ...
 

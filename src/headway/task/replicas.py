@@ -37,6 +37,28 @@ class Replicas:
         self._own: dict[int, Tensor] = {}
         self._bases: dict[int, Tensor] = {}
 
+    def lacks(self, client: int, ticket: Checkout) -> bool:
+        """Whether the client is to go on from a model of its own that is not here.
+
+        It was with another process, which has ended. Versions begin with the model that all have.
+
+        Args:
+            client: Whose job.
+            ticket: It.
+        """
+        sent = ticket.parameters
+        whole = sent is not None and sent.numel() == self._initial.numel()
+        return client not in self._own and not whole and ticket.version > 0
+
+    def begin(self, client: int, model: Tensor) -> None:
+        """Give a client a model to go on from.
+
+        Args:
+            client: Whose.
+            model: Flat; copied.
+        """
+        self._own[client] = model.clone()
+
     def receive(self, client: int, ticket: Checkout) -> Tensor:
         """The model that the client starts from: its own, with what it was sent put in."""
         own = self._own.get(client)

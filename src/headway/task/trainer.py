@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.core.errors import ConfigurationError, DataError
 from headway.task.chain import ClientChain
-from headway.task.contract import Assignment, LocalResult
+from headway.task.contract import Assignment, Cancelled, LocalResult
 from headway.task.convolutional import Convolutional
 from headway.task.randomness import own_randomness
 
@@ -79,6 +79,7 @@ class _Job(NamedTuple):
     learning_rate: float
     proximal: float
     generator: torch.Generator | None
+    is_cancelled: Callable[[], bool]
 
 
 class _Progress(NamedTuple):
@@ -178,6 +179,8 @@ class Trainer:
         is, most often not finite either, and the server will say so; the metrics tell it too.
 
         Raises:
+            Cancelled: Nobody wants it any more; what the client keeps from job to job is as it was
+                after the last step.
             DataError: The client has no examples.
             ConfigurationError: The model normalises over a batch, and one holds one example.
         """
@@ -187,6 +190,8 @@ class Trainer:
             with torch.enable_grad(), own_randomness(assignment.seed, self._device):
                 run = self._gradient_at_base if self._payload == "gradient" else self._descend
                 progress = run(job)
+        except Cancelled:
+            raise
         except Exception as error:
             error.add_note(f"while client {assignment.client} was training")
             if str(error).startswith(_ONE_VALUE):
@@ -227,6 +232,7 @@ class Trainer:
             generator=(
                 self._generator.manual_seed(assignment.seed) if self._local.shuffle else None
             ),
+            is_cancelled=assignment.is_cancelled,
         )
 
     def _forward(self, inputs: Tensor) -> tuple[Callable[[Tensor], Any], Tensor]:
@@ -274,6 +280,8 @@ class Trainer:
         """Hand each batch's gradients to ``use``; count mean loss, examples and steps."""
         total, seen, done = 0.0, 0, 0
         for rows in chosen:
+            if done and job.is_cancelled():
+                raise Cancelled
             inputs, targets = job.inputs.index_select(0, rows), job.targets.index_select(0, rows)
             loss = self._loss(job.forward(inputs), targets)
             count = rows.numel()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headway.core import Buffers, ParameterLayout, WorkOrder
 from headway.core.errors import ArgumentTypeError, ConfigurationError
-from headway.task import Assignment, ClientChain, LocalResult, LocalTraining, Start
+from headway.task import Assignment, Cancelled, ClientChain, LocalResult, LocalTraining, Start
 from headway.tasks.checks import check_count, check_number
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class QuadraticTrainer:
             elif self._is_closed and not proximal:
                 payload, loss = self._jump(base, center, steps, rate)
             else:
-                payload, loss = self._walk(base, center, steps, rate, proximal, states)
+                payload, loss = self._walk(assignment, base, center, steps, rate, proximal, states)
             payload = self._chain.payload(payload, states)
         payload = payload.to(assignment.parameters.device)
         held = steps if self._payload == "gradient" else 1
@@ -269,6 +269,7 @@ class QuadraticTrainer:
 
     def _walk(
         self,
+        assignment: Assignment,
         base: Tensor,
         center: Tensor,
         steps: int,
@@ -279,6 +280,8 @@ class QuadraticTrainer:
         parameters, total = base.clone(), 0.0
         noise = self._draw(steps) if self._noise else None
         for step in range(steps):
+            if step and assignment.is_cancelled():
+                raise Cancelled
             apart = parameters - center
             gradient = self._curvature * apart
             total += 0.5 * float(gradient @ apart)

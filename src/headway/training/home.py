@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, final
 
@@ -15,7 +16,7 @@ from headway.core.errors import (
     StateError,
     UnknownNameError,
 )
-from headway.observe import files
+from headway.observe import files, strict
 
 if TYPE_CHECKING:
     from headway.core import Algorithm
@@ -29,6 +30,7 @@ LOG: Final = "log"
 _FORM: Final = 1
 _STARTS: Final = "starts.json"
 _DURABILITIES: Final = ("checkpoint", "log")
+_SHORT: Final = 300
 
 
 def check_durability(level: str, folder: str | os.PathLike[str] | None, *, where: str) -> None:
@@ -63,6 +65,8 @@ class Home:
         algorithm: The server's.
         layout: Of its model, as the server has it.
         durability: What survives.
+        about: Of a run on this machine, what has to be the same for it to go on, as plain values;
+            ``None``: a server that workers connect to.
     """
 
     def __init__(
@@ -71,12 +75,19 @@ class Home:
         algorithm: Algorithm,
         layout: ParameterLayout,
         durability: Durability,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self._algorithm = algorithm
         self._layout = layout
         self._durability = durability
+        self._about = None if about is None else strict.loads(strict.dumps(dict(about)))
         self._lock: IO[bytes] | None = None
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it is that of a server that workers connect to."""
+        return self._about is None
 
     def enter(self) -> int:
         """Lock it: how many servers were started here before.
@@ -119,6 +130,7 @@ class Home:
             "library": __version__,
             "algorithm": self._algorithm.fingerprint,
             "layout": self._layout.describe(),
+            "about": self._about,
             "tally": None if hub is None else hub.tally.state_dict(),
             "workers": [member.name for member in members],
             "numbers": [member.index for member in members],
@@ -142,6 +154,15 @@ class Home:
                 expected="those of a parameter server",
                 help="choose another checkpoint_dir",
             )
+        if tree.get("about") != self._about:
+            raise ConfigurationError(
+                "the checkpoint is of another run",
+                where=str(path),
+                got=_short(self._about),
+                expected=_short(tree.get("about")),
+                help="start it with the task and the seed that it had, or choose another "
+                "checkpoint_dir",
+            )
         try:
             layout = ParameterLayout.from_description(tree["layout"])
             difference = self._layout.difference(layout)
@@ -164,3 +185,10 @@ class Home:
                 help="start the server with the options that it had, or choose another "
                 "checkpoint_dir",
             )
+
+
+def _short(about: Any) -> str:
+    if about is None:
+        return "a server that workers connect to"
+    text = strict.dumps(about)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."

@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
 
-from headway.core import Buffers, Event, Noted
+from headway.core import Buffers, Event, Noted, Server
 from headway.observe import Observer, Point, Result, RunFolder
 from headway.observe.journal import Journal, result_of, usual_warnings
 from headway.runtime.hub import Hub
@@ -27,6 +27,7 @@ from headway.simulation.population import client_name
 from headway.simulation.settings import Settings, server_for
 from headway.simulation.simulate import about_run, run_info, snapshot_of
 from headway.simulation.stop import Progress
+from headway.training.going_on import Saved, keeper_for
 
 if TYPE_CHECKING:
     from headway.core import ParameterLayout
@@ -62,9 +63,12 @@ class Live:
         observers: Who watches.
         label: What tables call it.
         consistency: ``"snapshot"`` or ``"hogwild"``.
+        saved: Where checkpoints go, and how many versions from one to the next; ``None``: nowhere.
 
     Raises:
-        ConfigurationError: The task cannot be sent to another process, or no process started.
+        ConfigurationError: The task cannot be sent to another process, no process started, or the
+            checkpoint that is there is of something else.
+        CheckpointError: No checkpoint that is there can be read, or another run writes there.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Live:
         observers: Sequence[Observer],
         label: str,
         consistency: str,
+        saved: Saved | None = None,
     ) -> None:
         self._settings = settings
         self._about = {**about_run(settings, label), "population": runtime.describe()}
@@ -83,13 +88,16 @@ class Live:
         self._pinned = bool(settings.algorithm.client) or settings.algorithm.view is not None
         self._segments = Segments()
 
-        def memory(layout: ParameterLayout) -> SharedMemory:
-            return SharedMemory(self._segments, layout, consistent=consistency == "snapshot")
-
-        self._server = server_for(replace(settings, device=_CPU), memory)
+        self._consistent = consistency == "snapshot"
+        self._history: list[Point] = []
         self._began: float | None = None
-        self._hub = self._make_hub()
+        keeper = None if saved is None else keeper_for(settings, saved, self._beside)
+        self._keeper = keeper
         try:
+            self._server = self._new_server() if keeper is None else keeper.open(self._new_server)
+            self._offset_s = self._server.now
+            self._hub = self._make_hub()
+            self._go_on()
             self._team = Team(
                 runtime,
                 settings.task,
@@ -99,13 +107,15 @@ class Live:
             )
         except BaseException:
             self._segments.close()
+            if keeper is not None:
+                keeper.close()
             raise
         self._team.connect(self._hub, self._segments, self._server.layout, self._gone)
-        self._history: list[Point] = []
         self._progress = Progress()
         self._shots: queue.SimpleQueue[_Shot | None] = queue.SimpleQueue()
         self._num_skipped = 0
-        self._next_versions = settings.evaluate_every.versions or 0
+        every = settings.evaluate_every.versions or 0
+        self._next_versions = self._server.version + every
         self._bad = self._bad_in_a_row = 0
         self._reason: str | None = None
         self._failed_in = ""
@@ -123,12 +133,18 @@ class Live:
         traceback: TracebackType | None,
     ) -> None:
         self._close()
+        if self._keeper is not None:
+            self._keeper.close()
 
-    def interrupt(self) -> None:
-        """End it: workers hand in what they are doing, if that is soon. For a signal handler."""
+    def interrupt(self, reason: str = "interrupted") -> None:
+        """End it: workers hand in what they are doing, if that is soon. For a signal handler.
+
+        Args:
+            reason: ``"interrupted"`` or ``"terminated"``.
+        """
         self.interrupted = True
-        self._reason = self._reason or "interrupted"
-        self._hub.stop("interrupted", drain=True)
+        self._reason = self._reason or reason
+        self._hub.stop(reason, drain=True)
         self._journal.interrupted()
 
     def run(self) -> Result:
@@ -177,6 +193,8 @@ class Live:
         self._look()
         if hub.is_stuck and hub.state == "running":
             self._end("stalled: nobody is training and nobody may start")
+        if self._keeper is not None and hub.state == "running":
+            self._keeper.settled(hub)
 
     def _look(self) -> None:
         hub, progress, stop = self._hub, self._progress, self._settings.stop
@@ -198,9 +216,13 @@ class Live:
 
     def _gone(self) -> None:
         """A worker process has ended, or a job of its raised an error."""
-        if self._team.failure is None and self._hub.state == "running":
-            self._deserted = not self._team.num_here
-        if self._team.failure is not None or self._deserted:
+        team, running = self._team, self._hub.state == "running"
+        if team.failure is None and running and not team.num_here and not team.deaths():
+            # Whoever told all of them to end, means the run.
+            self.interrupt("terminated")
+        elif team.failure is None and running:
+            self._deserted = not team.num_here
+        if team.failure is not None or self._deserted:
             self._end("failed")
 
     def _shot(self) -> _Shot:
@@ -258,6 +280,9 @@ class Live:
             shot.time_s,
             dict(metrics),
         )
+        if self._history and self._history[-1][:2] == point[:2]:
+            # That of the run that goes on here.
+            self._history.pop()
         self._history.append(point)
         self._progress.metrics = metrics
         self._take_events(Noted(0.0, "evaluated", {"updates": shot.updates, "metrics": metrics}))
@@ -312,6 +337,8 @@ class Live:
         last = self._history[-1]
         if (last.updates, last.versions) != (self._hub.tally.updates, self._server.version):
             self._measure(self._shot())
+        if self._keeper is not None:
+            self._keeper.finish(self._hub)
         reason = self._reason or "stopped"
         kind = "interrupted" if self.interrupted else "stopped"
         self._take_events(Noted(0.0, kind, {"reason": reason}))
@@ -360,10 +387,15 @@ class Live:
             )
         if reason.startswith("diverged"):
             warnings.append(f"{reason}; lower the server's or the workers' learning rate")
-        warnings += [
-            f"{death} ended before the run; its jobs went to others"
-            for death in self._team.deaths()
-        ]
+        warnings += self._losses()
+        keeper = self._keeper
+        if keeper is not None and keeper.resumed_from is not None:
+            warnings.append(
+                f"the run went on from {keeper.resumed_from}: events and the workers' shares are "
+                "those since then"
+            )
+        if keeper is not None and keeper.error is not None:
+            warnings.append(f"a checkpoint could not be written: {keeper.error}")
         if self._num_skipped:
             warnings.append(
                 f"{self._num_skipped:,} evaluations were left out because those before were not "
@@ -374,9 +406,40 @@ class Live:
             warnings.append(f"{without} clients have no data and never train")
         return warnings
 
+    def _losses(self) -> list[str]:
+        """Which workers were lost, and what with them."""
+        team, members = self._team, self._hub.members.by_name
+        told = [f"{death} ended before the run; its jobs went to others" for death in team.deaths()]
+        told += [
+            f"{name} was silent for too long {count}x; its jobs went to others"
+            for name, count in team.silences().items()
+        ]
+        told += [
+            f"{member.counts['homeless']} clients had what they keep between their jobs (a model of "
+            f"their own, error feedback, momentum) in {member.name}, and began it anew elsewhere"
+            for member in members.values()
+            if member.counts["homeless"] and self._pinned
+        ]
+        return told
+
     def _clock(self) -> float:
-        """Seconds since the workers could begin."""
-        return 0.0 if self._began is None else time.monotonic() - self._began
+        """Seconds for which the workers could train, those before the checkpoint included."""
+        passed_s = 0.0 if self._began is None else time.monotonic() - self._began
+        return self._offset_s + passed_s
+
+    def _new_server(self, starts: int = 0) -> Server:
+        def memory(layout: ParameterLayout) -> SharedMemory:
+            return SharedMemory(self._segments, layout, consistent=self._consistent)
+
+        return server_for(replace(self._settings, device=_CPU), memory, incarnation=starts)
+
+    def _beside(self) -> dict[str, Any]:
+        return {"history": [point._asdict() for point in self._history]}
+
+    def _go_on(self) -> None:
+        kept = None if self._keeper is None else self._keeper.restore(self._hub, clients=True)
+        if kept is not None:
+            self._history = [Point.from_record(record) for record in kept["history"]]
 
     def _make_hub(self) -> Hub:
         return Hub(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 
+from headway.algorithms.arguments import check_count
 from headway.core import Algorithm, Recording, Scheduler
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.observe import Observer, Result, RunFolder
@@ -18,6 +21,8 @@ from headway.simulation.schedule import Every, as_every
 from headway.simulation.settings import Settings
 from headway.simulation.stop import Stop
 from headway.task import Objective
+from headway.training.ending import ending
+from headway.training.going_on import Saved, free_part
 from headway.training.live import Live
 
 __all__ = ["CONSISTENCIES", "Consistency", "run"]
@@ -44,6 +49,8 @@ def run(
     folder: str | Path | RunFolder | None = None,
     observers: Sequence[Observer] = (),
     label: str | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_frequency: int = 1000,
 ) -> Result:
     """Train with real workers: a server in this process, and worker processes beside it.
 
@@ -75,17 +82,27 @@ def run(
         folder: A run folder to write, which must be new or empty; it holds a report too.
         observers: Told how the run goes on; see :class:`headway.observe.Observer`.
         label: What tables and figures call the run; by default the algorithm's name.
+        checkpoint_dir: Where checkpoints are written; a run that is started on a folder that has
+            some goes on from the newest, with the same task, algorithm and seed. Updates that came
+            after it are not in it. Its time goes on too, and so do counts and history; a
+            ``folder`` that is in use is left as it is, and ``<folder>-2`` written. What clients
+            keep between their jobs is with the workers, and begins anew. ``None``: none are written.
+        checkpoint_frequency: The distance between checkpoints in versions, at least 1. At the end
+            there is one, too.
 
     Returns:
-        The history, the counts, the events and the final model. Ctrl-C ends the run: workers hand
-        in what they are doing if it is done within seconds. A second Ctrl-C is not caught. A worker
-        process that dies is noticed, its jobs are given to others, and the result has a warning.
+        The history, the counts, the events and the final model. Ctrl-C or SIGTERM, here or to all
+        workers, ends the run: workers hand in what they are doing if it is done within seconds, and
+        a checkpoint is written. A second one is not caught. A worker process that dies, or says
+        nothing for too long, is noticed, its jobs are given to others, and the result has a warning.
 
     Raises:
         ArgumentTypeError: An argument is of the wrong kind.
         ConfigurationError: An argument, or a combination of them, cannot be used; or the task
             cannot be sent to another process.
         RunFolderError: The folder cannot be written. Nothing has been trained then.
+        CheckpointError: A checkpoint cannot be written, none that is there can be read, or another
+            run writes there.
         HeadwayError: All worker processes have died.
         Exception: What a client's job or an evaluation raised, with a note that says where.
 
@@ -117,15 +134,21 @@ def run(
         observers=observers,
         where="run",
     )
+    check_count("checkpoint_frequency", checkpoint_frequency)
+    saved = None if checkpoint_dir is None else Saved(Path(checkpoint_dir), checkpoint_frequency)
     if folder is not None and not isinstance(folder, RunFolder):
+        folder = Path(folder) if saved is None else free_part(Path(folder))
         folder = RunFolder.create(folder, _described(settings, runtime, consistency))
     try:
-        live = Live(settings, runtime, folder, observers, label or algorithm.name, consistency)
+        live = Live(
+            settings, runtime, folder, observers, label or algorithm.name, consistency, saved
+        )
     except BaseException:
         if folder is not None:
             folder.close()
         raise
-    with live, interruptible() as ctrl_c, ctrl_c.told(live.interrupt):
+    terminate = partial(live.interrupt, "terminated")
+    with live, interruptible() as ctrl_c, ctrl_c.told(live.interrupt), ending(terminate):
         return live.run()
 
 

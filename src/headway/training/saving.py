@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
@@ -47,6 +47,7 @@ class Keeper:
     Args:
         home: Where.
         every: The distance, in versions, at least 1.
+        beside: Makes what else is to be in a checkpoint, as plain values; called by the hub's thread.
 
     Attributes:
         error: Why the newest checkpoint could not be written; ``None``: it could.
@@ -54,8 +55,14 @@ class Keeper:
         logged: ``None``: it keeps no log.
     """
 
-    def __init__(self, home: Home, every: int) -> None:
+    def __init__(
+        self,
+        home: Home,
+        every: int,
+        beside: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
         self._home = home
+        self._beside = beside
         self._store = CheckpointStore(home.folder)
         self._every = every
         self._writer = ThreadPoolExecutor(1, "headway-checkpoint")
@@ -92,27 +99,36 @@ class Keeper:
         self._saved, self.resumed_from = server.version, found.path
         self._kept = Kept(server.version, found.tree, found.path)
         _LOG.warning(
-            "Headway: going on from version %s, %s; updates that came after it are not in it "
-            '(durability="log" keeps them)',
+            "Headway: going on from version %s, %s; updates that came after it are not in it%s",
             f"{server.version:,}",
             found.path,
+            ' (durability="log" keeps them)' if self._home.is_for_all else "",
         )
         return server
 
-    def restore(self, hub: Hub) -> None:
+    def restore(self, hub: Hub, *, clients: bool = False) -> Mapping[str, Any] | None:
         """Make a hub that has not run go on, too: its workers are lost, and may come back.
 
         Args:
             hub: Of the server that was opened.
+            clients: Whether what the server calls its workers are clients, who are there whoever
+                works for them: only their jobs are lost.
+
+        Returns:
+            The checkpoint; ``None``: there was none.
 
         Raises:
             StateError: The state does not fit.
         """
         kept, self._kept = self._kept, None
         if kept is None:
-            return
-        for name in restore_tally(hub, kept.tree, kept.path):
-            hub.server.lose(name, hub.server.now)
+            return None
+        names = restore_tally(hub, kept.tree, kept.path)
+        if clients:
+            names = list(dict.fromkeys(name for _, name, *_ in kept.tree["server"]["jobs"]))
+        for name in names:
+            hub.server.lose(name, hub.server.now, again=clients)
+        return kept.tree
 
     def settled(self, hub: Hub) -> None:
         """Save, if it is due and the last one is written. For the hub's thread.
@@ -165,7 +181,7 @@ class Keeper:
         return {"durability": "checkpoint", "unsaved_versions": hub.server.version - self._saved}
 
     def _tree(self, hub: Hub) -> dict[str, Any]:
-        return {**self._home.beside(hub), "server": hub.server.state_dict()}
+        return {**self._home.beside(hub), **self._beside(), "server": hub.server.state_dict()}
 
     def _note(self) -> None:
         """Remember whether the checkpoint before could be written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import headway as hw
 from headway.core.errors import (
@@ -22,7 +24,7 @@ from headway.core.errors import (
     UnknownNameError,
 )
 from headway.observe import RunFolder
-from tests.runtime_kit import Fails, FailsToBegin, Judges
+from tests.runtime_kit import Endless, Fails, FailsToBegin, Judges
 from tests.simulation_kit import Chase
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,11 +67,11 @@ class Recorder:
         self.calls.append("finished")
 
 
-def kill(*names: str) -> None:
+def kill(*names: str, number: int = signal.SIGKILL) -> None:
     for process in multiprocessing.active_children():
         if process.name in names:
             assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, number)
 
 
 # What is refused before a process is started.
@@ -235,6 +237,68 @@ def test_a_killed_worker_is_missed_and_not_waited_for() -> None:
     assert "exit code -9" in warning
 
 
+class Hears(logging.Handler):
+    """Does something when the log says something."""
+
+    def __init__(self, **acts: Any) -> None:
+        super().__init__()
+        self.acts = {said.replace("_", " "): act for said, act in acts.items()}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for said in [said for said in self.acts if said in record.getMessage()]:
+            self.acts.pop(said)()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_stopped_worker_is_not_waited_for_and_comes_back(tmp_path: Path) -> None:
+    log = logging.getLogger("headway")
+    hears = Hears(
+        is_not_waited_for=lambda: kill("worker-0", number=signal.SIGCONT),
+        is_there_again=lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    log.addHandler(hears)
+    try:
+        result = run(
+            # Its job is slow, so it has one at any time.
+            runtime=hw.Processes(2, slowdown={0: 1_000.0}),
+            stop=hw.until(wall_time_s=80),
+            observers=[Recorder(100, lambda: kill("worker-0", number=signal.SIGSTOP))],
+        )
+    finally:
+        log.removeHandler(hears)
+    assert not hears.acts
+    assert (result.interrupted, result.stop_reason) == (True, "terminated")
+    assert result.counts["lost"] == 1
+    assert "worker-0 was silent for too long 1x; its jobs went to others" in result.warnings
+
+
+@pytest.mark.slow
+def test_a_client_whose_process_was_killed_goes_on_elsewhere_and_that_is_said() -> None:
+    result = run(
+        algorithm=hw.algorithms.easgd(mixing=0.2),
+        runtime=hw.Processes(2),
+        stop=hw.until(updates=400),
+        observers=[Recorder(100, lambda: kill("worker-0"))],
+    )
+    assert result.updates == 400
+    assert any("clients had what they keep" in text for text in result.warnings)
+    assert result.final("loss") < result.history[0].metrics["loss"]
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_is_given_up_between_two_steps() -> None:
+    # Without that, a worker would be at the first client's job for ever.
+    result = run(
+        Endless([1.0, 2.0, 3.0, 4.0]),
+        hw.algorithms.ringmaster(learning_rate=0.05, delay_bound=3),
+        stop=hw.until(updates=40),
+    )
+    assert result.updates == 40
+    assert result.counts["cancelled"] > 0
+    assert result.clients[0].accepted == 0
+
+
 @pytest.mark.slow
 def test_a_round_does_not_wait_for_a_killed_worker() -> None:
     runtime = hw.Processes(2, slowdown={0: 1_000.0})
@@ -347,3 +411,39 @@ def test_a_second_ctrl_c_breaks_it_off(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in done.stderr
     assert "finished" not in done.stdout
     assert RunFolder.open(tmp_path / "r").result().updates >= 20
+
+
+# Checkpoints.
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_terminated_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    saved: dict[str, Any] = {
+        "algorithm": hw.algorithms.fedbuff(buffer_size=2),
+        "checkpoint_dir": tmp_path / "ckpt",
+        "checkpoint_frequency": 5,
+        "folder": tmp_path / "r",
+        "seed": 3,
+    }
+    ends = Recorder(20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    first = run(**saved, stop=hw.until(wall_time_s=80), observers=[ends])
+    assert (first.interrupted, first.stop_reason) == (True, "terminated")
+    assert "interrupted" in ends.calls
+    second = run(**saved, stop=hw.until(updates=first.updates + 20))
+    assert second.updates == first.updates + 20
+    assert second.versions >= first.versions + 10
+    assert second.history[: len(first.history) - 1] == first.history[:-1]
+    assert second.wall_time_s > first.wall_time_s
+    assert second.folder == tmp_path / "r-2"
+    assert any("went on from" in text for text in second.warnings)
+    with pytest.raises(ConfigurationError, match="of another run"):
+        run(**{**saved, "seed": 4})
+    with pytest.raises(ConfigurationError, match="of another run"):
+        hw.ParameterServer(
+            torch.nn.Linear(2, 1),
+            port=0,
+            algorithm=saved["algorithm"],
+            checkpoint_dir=tmp_path / "ckpt",
+        ).start()
+    assert not multiprocessing.active_children()
