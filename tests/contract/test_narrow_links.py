@@ -364,6 +364,7 @@ def test_a_small_device_gets_through_a_bad_link():
     told = json.loads(done.stdout)
     assert told["updates"] == 12
     assert told["receipts"]["applied"] == 12 == versions
-    assert told["encoding"].startswith("topk")
+    # Which of the two depends on how long a job takes on this machine; see test_narrow.py.
+    assert told["encoding"].startswith(("topk", "int8"))
     assert told["rss_bytes"] < 350_000_000
     assert not [name for name in told["modules"] if name.startswith(NOT_FOR_WORKERS)]
