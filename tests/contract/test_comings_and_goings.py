@@ -182,7 +182,9 @@ class Visitors:
 
     def join(self, name):
         """Join, hear the welcome, and break off."""
-        join = wire.Join(protocol=wire.PROTOCOL, library=headway.__version__, worker=name, instance="i")
+        join = wire.Join(
+            protocol=wire.PROTOCOL, library=headway.__version__, worker=name, instance="i"
+        )
         over = threading.Event()
         call = self._work(self._say(over, wire.ToServer(join=join)))
         assert wire.ToWorker.FromString(next(call)).HasField("welcome")
