@@ -125,6 +125,8 @@ class LocalSession:
         self._name = header.welcome.worker
         header.welcome.heartbeat_s = self._timeouts.heartbeat_s
         header.welcome.lease_s = self._timeouts.lease_s
+        # One that is stopped before it has said so once, is silent too.
+        self._vital.beat(0.0)
         self._write(header)
 
     def look(self) -> None:
