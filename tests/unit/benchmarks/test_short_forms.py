@@ -68,6 +68,10 @@ SHORT = {
         ["--sizes", "10", "1000", "--updates", "20", "--workers", "2", "--repeats", "1"],
         "of the bytes alone",
     ),
+    "durable_server": (
+        ["--sizes", "10", "--workers", "2", "--repeats", "1", "--seconds", "0.1"],
+        "log / sync",
+    ),
     "exchange": (
         ["--sizes", "1000", "100000", "--repeats", "2", "--seconds", "0.01"],
         "of two copies",
