@@ -343,7 +343,8 @@ def _guests() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(lines)
-        log.level, log.propagate = before
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 class _Lines(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import runpy
 import sys
 from pathlib import Path
@@ -141,6 +142,8 @@ def test_it_prints_its_table(name, monkeypatch, capsys):
     arguments, words = SHORT[name]
     printed = run(name, arguments, monkeypatch, capsys)
     assert words in printed
+    # A script may do as it likes with its process, but this one has other tests to run.
+    assert logging.getLogger("headway").level == logging.NOTSET
     # The heading says with what it was measured.
     assert printed.startswith("torch ")
     assert len(printed.splitlines()) > 4
