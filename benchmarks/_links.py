@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 
+import headway
 from headway import algorithms, core
 from headway.algorithms.transforms import server_step
 from headway.runtime.connect import NetworkLink
@@ -26,6 +28,7 @@ from headway.runtime.timeouts import Timeouts
 LINKS = ("local", "gRPC, shared memory", "gRPC, inline")
 RULES = ("nothing", "async_sgd")
 PATIENCE_S = 120.0
+Durability = Literal["checkpoint", "log"]
 
 
 class Nothing:
@@ -85,6 +88,33 @@ def serve(pipes: list[Connection], control: Connection, size: int, rule: str) ->
         network.stop()
     finally:
         segments.close()
+
+
+def serve_durably(control: Connection, folder: str, size: int, durability: Durability) -> None:
+    """What a server's process does, until its control is closed.
+
+    Args:
+        control: It is told the address.
+        folder: For its checkpoints and its log.
+        size: Of the model, in float32 values.
+        durability: The level that is measured.
+    """
+    torch.set_num_threads(1)
+    model = torch.nn.Linear(size, 1, bias=False)
+    # No checkpoint but what the log needs: it would be written in some turns and not in others.
+    server = headway.ParameterServer(
+        model,
+        port=0,
+        durability=durability,
+        checkpoint_dir=folder,
+        checkpoint_frequency=10**9,
+        shared_memory=False,
+        drain_s=0.0,
+    )
+    with server:
+        control.send(server.address)
+        with suppress(EOFError):
+            control.recv()
 
 
 def resident_bytes() -> dict[str, int]:

@@ -18,48 +18,18 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
-from multiprocessing.connection import Connection
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from _links import PATIENCE_S
+from _links import PATIENCE_S, Durability, serve_durably
 
-import headway
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange, Work
 
-Durability = Literal["checkpoint", "log"]
 LEVELS: tuple[Durability, ...] = ("checkpoint", "log")
-
-
-def serve(control: Connection, folder: str, size: int, durability: Durability) -> None:
-    """What a server's process does, until its control is closed.
-
-    Args:
-        control: It is told the address.
-        folder: For its checkpoints and its log.
-        size: Of the model, in float32 values.
-        durability: The level that is measured.
-    """
-    torch.set_num_threads(1)
-    model = torch.nn.Linear(size, 1, bias=False)
-    # No checkpoint but what the log needs: it would be written in some turns and not in others.
-    server = headway.ParameterServer(
-        model,
-        port=0,
-        durability=durability,
-        checkpoint_dir=folder,
-        checkpoint_frequency=10**9,
-        shared_memory=False,
-        drain_s=0.0,
-    )
-    with server:
-        control.send(server.address)
-        with suppress(EOFError):
-            control.recv()
 
 
 class Worker:
@@ -113,7 +83,7 @@ class Server:
         context: Any = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(theirs, str(folder), size, durability), daemon=True
+            target=serve_durably, args=(theirs, str(folder), size, durability), daemon=True
         )
         self._process.start()
         theirs.close()
