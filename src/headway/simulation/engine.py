@@ -45,6 +45,9 @@ _PREFIX: Final = len("client-")
 _HOPELESS: Final = 100
 """So many updates in a row that are not finite, and at least two per place in flight, end a run."""
 
+_FORLORN: Final = 10_000
+"""So many lost jobs in a row, and at least three per client, end a run: nothing comes back."""
+
 
 class Engine:
     """One run, from the first dispatch to the last evaluation.
@@ -115,6 +118,7 @@ class Engine:
         self._next_versions = settings.evaluate_every.versions or 0
         self._started_at = self._next_report_at = time.perf_counter()
         self._in_a_row = 0
+        self._lost_in_a_row = 0
         self._ailing: set[int] = set()
         self._end: str | None = None
 
@@ -260,6 +264,7 @@ class Engine:
     def _complete(self, job: int, now: float) -> None:
         flight = self._flights.pop(job)
         client = flight.client
+        self._lost_in_a_row = 0
         try:
             result = self.executor.finish(job)
         except Exception as error:
@@ -333,6 +338,13 @@ class Engine:
             reply = self.attendance.lose(flight.client, job, now, flight.fate)
         self._carry_out(reply.effects)
         self._look(arrived=False)
+        self._lost_in_a_row += 1
+        # A loss asks for the next job: without an end of its own such a run has none.
+        if self._lost_in_a_row >= max(_FORLORN, 3 * len(self.clients)) and self._end is None:
+            self._end = f"stalled: the last {self._lost_in_a_row:,} jobs were all lost"
+            self.warnings.append(
+                f"{self._end}; allow more time or longer windows, or give the clients less to do"
+            )
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         if self.attendance is not None:
@@ -412,10 +424,10 @@ class Engine:
 
     def _stalled(self) -> str:
         reason = "stalled: nobody is training and nobody may start"
-        self.warnings.append(
-            f"{reason}; the algorithm waits for more workers than there are, or for a timer "
-            "that never comes"
-        )
+        why = "the algorithm waits for more workers than there are, or for a timer that never comes"
+        if self._times.opens_s is not None:
+            why += ", or the clients' windows of availability are over"
+        self.warnings.append(f"{reason}; {why}")
         return reason
 
     def _close(self, reason: str) -> str:

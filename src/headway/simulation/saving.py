@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump", "load"]
 
-_FORM: Final = 2
+_FORM: Final = 3
 
 
 def dump(engine: Engine) -> dict[str, Any]:
@@ -60,6 +60,7 @@ def dump(engine: Engine) -> dict[str, Any]:
         "warnings": list(engine.warnings),
         "ailing": sorted(engine._ailing),
         "in_a_row": engine._in_a_row,
+        "lost_in_a_row": engine._lost_in_a_row,
     }
 
 
@@ -87,6 +88,7 @@ def load(engine: Engine, state: dict[str, Any]) -> None:
         engine._next_versions = int(state["next_versions"])
         engine.warnings = list(state["warnings"])
         engine._ailing, engine._in_a_row = set(state["ailing"]), int(state["in_a_row"])
+        engine._lost_in_a_row = int(state["lost_in_a_row"])
     except StateError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:

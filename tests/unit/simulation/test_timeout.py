@@ -83,3 +83,33 @@ def test_what_is_no_timeout_is_refused(value: Any, error: type[Exception]) -> No
 
 def test_it_stands_in_the_description() -> None:
     assert hp.with_timeout(hp.constant(2), 3).describe()["timeout_s"] == 3.0
+
+
+@pytest.mark.parametrize(
+    "clients",
+    [
+        hp.with_timeout(hp.constant(4), 0.5),
+        hp.with_windows(hp.constant(4), [[[0, 0.5]]] * 4, period_s=2, leaving="lose"),
+        hp.with_timeout(hp.with_link(hp.constant(4), down_bps=1.0, up_bps=1.0), 2.0),
+    ],
+    ids=["slow", "short windows", "slow link"],
+)
+def test_a_run_whose_jobs_are_all_lost_ends_and_says_so(clients: hw.simulation.Population) -> None:
+    result = run(clients, stop=hw.until(updates=20))
+    assert result.updates == 0
+    assert result.stop_reason == "stalled: the last 10,000 jobs were all lost"
+    assert any("allow more time or longer windows" in warning for warning in result.warnings)
+
+
+def test_one_client_that_comes_back_keeps_a_run_going() -> None:
+    # Twenty jobs are lost for each that comes back: more than 10,000, but never in a row.
+    clients = hp.with_timeout(hp.from_times([3.0] + [7.0] * 20), 3.0)
+    result = run(clients, stop=hw.until(updates=520))
+    assert (result.updates, result.counts["lost"]) == (520, 519 * 20)
+
+
+def test_a_run_whose_windows_are_over_names_them() -> None:
+    clients = hp.with_windows(hp.constant(2), [[[0.0, 3.0]]] * 2)
+    result = run(clients, stop=hw.until(updates=20))
+    assert result.stop_reason.startswith("stalled")
+    assert "windows of availability are over" in result.warnings[-1]
