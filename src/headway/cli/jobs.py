@@ -25,7 +25,7 @@ from headway.observe.folder import CHECKPOINTS
 from headway.simulation import simulate
 from headway.simulation.reference import reference_for
 from headway.simulation.resolve import check_arrival, check_measured, drawn, usable_device
-from headway.simulation.resume import begins_anew
+from headway.simulation.resume import begins_anew, ended
 from headway.task import Objective
 from headway.training.going_on import free_part
 from headway.training.run import run as run_for_real
@@ -76,6 +76,9 @@ class Job:
         """
         if resume and CheckpointStore(folder / CHECKPOINTS).numbers():
             return self._train(folder, observers, resume=True)
+        result = ended(folder, self.tree) if resume else None
+        if result is not None:
+            return result
         # Without a checkpoint a run begins again, if it is this one.
         overwrite = begins_anew(folder, self.tree) if resume else overwrite
         if self.options.get("checkpoint_dir") is not None and not overwrite:

@@ -111,7 +111,8 @@ class RunFolder(Closing):
                     "the run folder is not empty",
                     where=str(folder.path),
                     expected="a folder that is new or empty",
-                    help="choose another folder, or pass overwrite=True to replace the run in it",
+                    help="choose another folder, pass resume=True to go on with a simulation in it, or "
+                    "RunFolder.create(..., overwrite=True) to replace the run in it",
                 )
             folder.path.mkdir(parents=True, exist_ok=True)
             # A permission that looks right is not yet one that is; a byte on the disk is.

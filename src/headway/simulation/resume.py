@@ -21,7 +21,7 @@ from headway.core.errors import (
 )
 from headway.core.events import Event
 from headway.observe import LogHash, Result, RunFolder, strict, toml, weights_hash
-from headway.observe.folder import CHECKPOINTS
+from headway.observe.folder import CHECKPOINTS, RESULT
 from headway.simulation.engine import Engine
 from headway.simulation.resolve import describe
 from headway.simulation.schedule import Every, as_every
@@ -29,7 +29,7 @@ from headway.simulation.settings import Settings
 from headway.simulation.stop import Progress
 from headway.task.fingerprint import Fingerprinted
 
-__all__ = ["Checkpoints", "Saved", "begins_anew", "find", "identity", "reread"]
+__all__ = ["Checkpoints", "Saved", "begins_anew", "ended", "find", "identity", "reread"]
 
 _KEPT: Final = 2
 _WHERE: Final = "simulate(resume=True)"
@@ -71,7 +71,7 @@ class Checkpoints:
                 got="no folder",
                 help='pass folder="runs/mine" too',
             )
-        self._every = as_every(every)
+        self._every = as_every(every, "checkpoint_every")
         self._folder = folder
         self._settings = settings
         self._store = CheckpointStore(folder.path / CHECKPOINTS, keep_last=_KEPT)
@@ -164,7 +164,7 @@ def find(folder: str | Path | RunFolder | None, settings: Settings) -> Saved | R
     path = Path(folder)
     store = CheckpointStore(path / CHECKPOINTS, keep_last=_KEPT)
     if not store.numbers():
-        return None
+        return ended(path, describe(settings))
     tree = store.load().tree
     try:
         saved = Saved(tree["engine"], tree["mark"], tree["log_hash"])
@@ -176,6 +176,25 @@ def find(folder: str | Path | RunFolder | None, settings: Settings) -> Saved | R
     return _ended(path) or saved
 
 
+def ended(path: Path, about: Mapping[str, Any]) -> Result | None:
+    """The result of a run that came to its end by itself, perhaps before a checkpoint was due.
+
+    Args:
+        path: The folder.
+        about: What shall be run, as the folder's configuration would say it.
+
+    Raises:
+        ConfigurationError: The run in the folder is another one.
+    """
+    if not (path / RESULT).is_file():
+        return None
+    result = _ended(path)
+    if result is not None:
+        asked = tomllib.loads(toml.dumps(about))
+        _check_same(_essence(RunFolder.open(path).config()), _essence(asked), path)
+    return result
+
+
 def begins_anew(path: Path, about: Mapping[str, Any]) -> bool:
     """Whether a run that never came to a checkpoint lies here, and may be replaced by itself.
 
@@ -185,7 +204,7 @@ def begins_anew(path: Path, about: Mapping[str, Any]) -> bool:
 
     Raises:
         ConfigurationError: The run in the folder is another one.
-        CheckpointError: The run has ended, and wrote no checkpoints.
+        CheckpointError: The run was interrupted or failed, and left no checkpoint.
     """
     if not path.is_dir() or not any(path.iterdir()):
         return False
@@ -194,8 +213,9 @@ def begins_anew(path: Path, about: Mapping[str, Any]) -> bool:
     _check_same(_essence(folder.config()), _essence(asked), path)
     if folder.has_result:
         raise CheckpointError(
-            "the run in this folder has ended, and left no checkpoint to go on from",
+            "the run in this folder was broken off, and left no checkpoint to go on from",
             where=str(path),
+            got=Result.load(path).stop_reason,
             help="read it with headway.Result.load(folder), or choose another folder",
         )
     return True

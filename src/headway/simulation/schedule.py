@@ -71,6 +71,17 @@ def every(
     return Every(updates, versions, virtual_time_s)
 
 
-def as_every(value: Every | int) -> Every:
-    """Take a bare number for a number of updates."""
-    return value if isinstance(value, Every) else every(updates=value)
+def as_every(value: Every | int, name: str = "evaluate_every") -> Every:
+    """Take a bare number for a number of updates.
+
+    Args:
+        value: A distance, or a number of updates of at least 1.
+        name: What the argument is called.
+
+    Raises:
+        ArgumentTypeError: It is neither.
+        ConfigurationError: It is below 1.
+    """
+    if isinstance(value, Every):
+        return value
+    return Every(updates=check_count(name, value, where=f"{name}=..."))

@@ -19,7 +19,7 @@ from headway.simulation.population import Population
 from headway.simulation.resolve import describe, plain, resolve
 from headway.simulation.resume import Checkpoints, Saved, begins_anew, find, reread
 from headway.simulation.sampled import SimulatedStaleness
-from headway.simulation.schedule import Every
+from headway.simulation.schedule import Every, as_every
 from headway.simulation.serving import BusyServer
 from headway.simulation.settings import Settings
 from headway.simulation.stop import Progress, Stop
@@ -121,6 +121,9 @@ def simulate(
         record=record,
         observers=observers,
     )
+    if checkpoint_every is not None:
+        # Before the folder is made: what cannot be run leaves nothing behind.
+        checkpoint_every = as_every(checkpoint_every, "checkpoint_every")
     saved = find(folder, settings) if resume else None
     if isinstance(saved, Result):
         return saved

@@ -60,11 +60,15 @@ def test_another_run_is_refused(headway, here):
     assert "seed = 9" in done.err
 
 
-def test_one_that_ended_without_checkpoints_cannot_go_on(headway):
-    headway("simulate", "quick.toml", "--out", "run", *SMALL)
-    done = headway("simulate", "run", "--resume")
-    assert done.code == 1
-    assert "left no checkpoint to go on from" in done.err
+def test_one_that_ended_without_checkpoints_is_read(headway, here):
+    command = ("simulate", "quick.toml", "--out", "run", "--resume", *SMALL)
+    first = headway(*command)
+    assert first.code == 0, first.err
+    before = (here / "run" / "result.json").stat().st_mtime_ns
+    again = headway(*command)
+    assert (again.code, again.out) == (0, first.out), again.err
+    assert (here / "run" / "result.json").stat().st_mtime_ns == before
+    assert headway("simulate", "run", "--resume", "--set", "seed=9").code == 2
 
 
 def test_which_run_has_to_be_said(headway):

@@ -189,10 +189,32 @@ def test_a_run_that_has_ended_is_read_and_not_run_again(tmp_path):
     assert (tmp_path / "result.json").stat().st_mtime_ns == before
 
 
-def test_one_that_has_ended_without_checkpoints_says_so(tmp_path):
-    run(tmp_path, checkpoint_every=None)
-    with pytest.raises(CheckpointError, match="has ended, and left no checkpoint"):
+@pytest.mark.parametrize("every", [None, 1000])
+def test_one_that_has_ended_without_checkpoints_is_read(tmp_path, every):
+    first = run(tmp_path, checkpoint_every=every)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    result = run(tmp_path, checkpoint_every=every, resume=True)
+    assert (result.weights_hash, result.wall_time_s) == (first.weights_hash, first.wall_time_s)
+    with pytest.raises(ConfigurationError, match="is another one"):
+        run(tmp_path, checkpoint_every=every, resume=True, seed=1)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_one_that_failed_without_checkpoints_is_not_replaced(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, observers=[Killer(5, ZeroDivisionError)], checkpoint_every=None)
+    with pytest.raises(CheckpointError, match="was broken off, and left no checkpoint"):
         run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(("every", "error"), [(0, ConfigurationError), ("5", ArgumentTypeError)])
+def test_a_wrong_distance_leaves_no_folder(tmp_path, every, error):
+    with pytest.raises(error, match="checkpoint_every"):
+        run(tmp_path / "new", checkpoint_every=every)
+    assert not (tmp_path / "new").exists()
+    run(tmp_path / "new", checkpoint_every=50)
+    with pytest.raises(RunFolderError, match="pass resume=True to go on"):
+        run(tmp_path / "new", checkpoint_every=50)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
