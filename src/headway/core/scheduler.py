@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from headway.core.errors import ConfigurationError
+from headway.core.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
     from headway.core.update import Update
@@ -84,10 +84,22 @@ def check_concurrency(concurrency: int | None) -> None:
         concurrency: How many jobs may be in flight; ``None`` for no limit.
 
     Raises:
+        ArgumentTypeError: It is no whole number.
         ConfigurationError: It is below 1.
     """
-    if concurrency is not None and concurrency < 1:
-        raise ConfigurationError("concurrency must be at least 1", got=concurrency)
+    if concurrency is None:
+        return
+    about = {
+        "where": "concurrency=...",
+        "got": repr(concurrency),
+        "expected": "a whole number of at least 1, or None for no limit",
+        "help": "say how many jobs may be in flight at the same time, such as concurrency=10",
+    }
+    # Python takes a boolean for a number, and NaN is neither below 1 nor above.
+    if isinstance(concurrency, bool) or not hasattr(concurrency, "__index__"):
+        raise ArgumentTypeError("concurrency must be a whole number", **about)
+    if concurrency < 1:
+        raise ConfigurationError("concurrency must be at least 1", **about)
 
 
 @dataclass(slots=True)

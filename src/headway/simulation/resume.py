@@ -21,7 +21,8 @@ from headway.core.errors import (
 )
 from headway.core.events import Event
 from headway.observe import LogHash, Result, RunFolder, strict, toml, weights_hash
-from headway.observe.folder import CHECKPOINTS, RESULT
+from headway.observe.folder import CHECKPOINTS
+from headway.observe.saving import RESULT
 from headway.simulation.engine import Engine
 from headway.simulation.resolve import describe
 from headway.simulation.schedule import Every, as_every

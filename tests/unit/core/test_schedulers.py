@@ -9,6 +9,7 @@ import torch
 
 from headway import core, schedulers
 from headway.core import tree
+from headway.core.errors import UsageError
 from tests.core_kit import bare
 
 SIMPLE = [
@@ -173,3 +174,13 @@ def test_never_more_are_in_flight_than_it_allows(name: str) -> None:
         ask(worker, float(turn))
         ask(woken[0], float(turn))
         assert len(flying) == 2
+
+
+@pytest.mark.parametrize("value", [1.5, True, float("nan"), "2", 0, -1])
+@pytest.mark.parametrize("scheduler", [type(s) for s in SIMPLE])
+def test_a_limit_that_is_no_whole_number_above_0_is_refused(scheduler: Any, value: Any) -> None:
+    with pytest.raises(UsageError, match="concurrency must be") as caught:
+        scheduler(concurrency=value)
+    error = caught.value
+    assert error.got == repr(value)
+    assert all((error.where, error.expected, error.help))
