@@ -96,6 +96,7 @@ class Outbox:
         self._changed = changed
         self._told = False
         self._target = 0
+        self._calls = False
         self._wanted = threading.Condition()
         self._over = False
         self._thread: threading.Thread | None = None
@@ -190,6 +191,13 @@ class Outbox:
                 target=self._run, args=(log,), name="headway-sync", daemon=True
             )
             self._thread.start()
+        if not self._calls:
+            # A receipt and the job that follows it share a sync: not before both are in the log.
+            self._calls = True
+            self._loop.post(lambda: self._call(log))
+
+    def _call(self, log: Log) -> None:
+        self._calls = False
         with self._wanted:
             self._target = log.sequence
             self._wanted.notify()

@@ -70,7 +70,7 @@ SHORT = {
         "of the bytes alone",
     ),
     "durable_server": (
-        ["--sizes", "10", "--workers", "2", "--repeats", "1", "--seconds", "0.1"],
+        ["--sizes", "10", "--workers", "1", "2", "--repeats", "1", "--seconds", "0.1"],
         "log / sync",
     ),
     "exchange": (

@@ -69,6 +69,7 @@ def test_a_message_waits_for_its_record_and_no_longer(parts):
     outbox.send(session, _wait("nothing to wait for"))
     log.sequence = 1
     outbox.send(session, _wait("one"))
+    loop.turn(0.0)
     assert [reason for reason, _ in session.got] == ["nothing to wait for"]
     log.gate.release()
     loop.turn(WAIT_S)
@@ -79,10 +80,12 @@ def test_what_comes_during_a_sync_shares_the_next_one(parts):
     loop, log, outbox, session = parts
     log.sequence = 1
     outbox.send(session, _wait("1"))
+    loop.turn(0.0)
     assert log.began.acquire(timeout=WAIT_S)
     for number in range(2, 50):
         log.sequence = number
         outbox.send(session, _wait(str(number)))
+    loop.turn(0.0)
     log.gate.release()
     loop.turn(WAIT_S)
     assert [reason for reason, _ in session.got] == ["1"]
@@ -92,11 +95,24 @@ def test_what_comes_during_a_sync_shares_the_next_one(parts):
     assert log.syncs == 2
 
 
+def test_a_receipt_and_the_job_behind_it_share_a_sync(parts):
+    loop, log, outbox, session = parts
+    for number, reason in enumerate(("receipt", "job"), 1):
+        log.sequence = number
+        outbox.send(session, _wait(reason))
+    loop.turn(0.0)
+    log.gate.release()
+    loop.turn(WAIT_S)
+    assert [reason for reason, _ in session.got] == ["receipt", "job"]
+    assert log.syncs == 1
+
+
 def test_an_answer_that_waits_is_a_copy(parts):
     loop, log, outbox, session = parts
     answer, log.sequence = torch.ones(2), 1
     outbox.send(session, wire.ToWorker(receipt=wire.Receipt(job=7)), answer)
     answer.zero_()
+    loop.turn(0.0)
     log.gate.release()
     loop.turn(WAIT_S)
     assert session.got[0][0] == 7
@@ -107,6 +123,7 @@ def test_a_disk_that_fails_is_told_and_tried_again(parts):
     loop, log, outbox, session = parts
     log.sequence, log.failing = 1, True
     outbox.send(session, _wait("1"))
+    loop.turn(0.0)
     log.gate.release()
     loop.turn(WAIT_S)
     assert session.got == []
@@ -142,6 +159,7 @@ def test_what_a_checkpoint_has_brought_to_the_disk_leaves_without_a_sync():
     outbox = Outbox(loop, log)
     log.sequence = 1
     outbox.send(session, _wait("1"))
+    loop.turn(0.0)
     loop.turn(WAIT_S)
     assert [reason for reason, _ in session.got] == ["1"]
     assert log.syncs == 0
@@ -168,9 +186,10 @@ def test_what_waits_for_the_checkpoint_after_a_failure_leaves_when_it_is_written
 
 
 def test_nothing_unsynced_leaves_at_the_end(parts):
-    _, log, outbox, session = parts
+    loop, log, outbox, session = parts
     log.sequence, log.failing = 1, True
     outbox.send(session, _wait("1"))
+    loop.turn(0.0)
     log.gate.release(2)
     outbox.close()
     assert session.got == []
