@@ -11,7 +11,7 @@ from torch import nn
 
 import headway
 from headway import algorithms, core
-from headway.core.errors import RefusedError, ServerLostError
+from headway.core.errors import HeadwayError, RefusedError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.exchange import Exchange
 from headway.runtime.parcel import Parcel
@@ -494,6 +494,39 @@ def test_what_lies_elsewhere_stays_apart_for_two_jobs(carrier):
         third = job(exchange)
         assert not second.parameters.any()
         assert torch.equal(third.parameters, -torch.ones(SIZE))
+    finally:
+        rig.close()
+
+
+def test_without_room_for_shared_memory_models_come_with_the_message(caplog):
+    rig = Rig("shared", torch.zeros(SIZE))
+
+    def full(num_bytes):
+        raise HeadwayError("there is no room for memory that processes share")
+
+    try:
+        exchange = rig.joined()
+        exchange.ask()
+        first = job(exchange)
+        rig.look(lambda: setattr(rig.segments, "create", full))
+        # The newest snapshot is in use, so that the next one needs room of its own.
+        exchange.ask()
+        exchange.push(first, torch.ones(SIZE), num_examples=1, again=False)
+        second = job(exchange)
+        for _ in range(19):
+            assert exchange.settle(PATIENCE_S)
+            exchange.ask()
+            exchange.push(second, torch.ones(SIZE), num_examples=1, again=False)
+            second = job(exchange)
+            assert torch.equal(second.parameters, torch.full((SIZE,), float(-second.version)))
+            seen = exchange.look(PATIENCE_S)
+            assert torch.equal(seen.parameters, torch.full((SIZE,), float(-seen.version)))
+        assert rig.hub.error is None
+        # Who comes now has no segment at all.
+        other = rig.joined()
+        other.ask()
+        assert job(other).parameters is not None
+        assert sum("without shared memory" in line.message for line in caplog.records) == 1
     finally:
         rig.close()
 

@@ -181,7 +181,7 @@ class NetworkLink:
             if isinstance(told, ExchangeError):
                 self._error = told
                 raise told
-            if self._share is None or told.header.WhichOneof("kind") not in ("job", "receipt"):
+            if told.vector is not None or not self._is_placed(told.header):
                 return told
             if (delivery := self._shared(told.header)) is not None:
                 return delivery
@@ -203,13 +203,14 @@ class NetworkLink:
                 self._share = WorkerShare(layout, welcome)
                 self._vectors.shares()
                 self._shares = True
-                return True
-        keep_memory()
+        # A server that shares sends what there is no room for.
         rooms = Rooms(self._sizes, keep=_ROOMS)
-        for room in [rooms.take() for _ in range(2)]:
-            rooms.give(room)
+        if not self._shares:
+            keep_memory()
+            for room in [rooms.take() for _ in range(2)]:
+                rooms.give(room)
         self._rooms = rooms
-        return False
+        return self._shares
 
     def close(self) -> None:
         """End the connection. What was sent still goes out. May be called twice."""
@@ -304,7 +305,7 @@ class NetworkLink:
 
     def _is_complete(self, header: wire.ToWorker) -> bool:
         """Whether no chunks follow, and nothing is to be decoded."""
-        if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
+        if self._is_placed(header) or header.WhichOneof("kind") not in ("job", "receipt"):
             return True
         vectors = vectors_of(header)
         return not vectors.num_values or bool(vectors.inline and not vectors.encoding)
@@ -370,7 +371,7 @@ class NetworkLink:
         self._inbox.put(self._delivery(header, num_bytes))
 
     def _delivery(self, header: wire.ToWorker, num_bytes: int) -> Delivery:
-        if self._share is not None or header.WhichOneof("kind") not in ("job", "receipt"):
+        if self._is_placed(header) or header.WhichOneof("kind") not in ("job", "receipt"):
             return Delivery(header)
         vectors = vectors_of(header)
         if not vectors.num_values:
@@ -394,6 +395,14 @@ class NetworkLink:
         room = self._models.pop(job, None)
         if room is not None:
             self._rooms.give(room)
+
+    def _is_placed(self, header: wire.ToWorker) -> bool:
+        """Whether its vectors lie in memory that the server shares."""
+        return (
+            self._share is not None
+            and header.WhichOneof("kind") in ("job", "receipt")
+            and vectors_of(header).HasField("place")
+        )
 
     def _shared(self, header: wire.ToWorker) -> Delivery | None:
         """A message with its vectors; ``None``: what a server that has gone has taken with it."""

@@ -8,6 +8,7 @@ user can enter. A folder whose owner was killed is removed by the next server th
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import os
 import re
@@ -23,10 +24,12 @@ from torch import Tensor
 
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import HeadwayError
+from headway.core.snapshots import ORDINARY
 from headway.runtime.rooms import Room, Sizes
 
 __all__ = ["Mapping", "Segment", "Segments", "SharedMemory", "machine"]
 
+_LOG: Final = logging.getLogger("headway")
 _PREFIX: Final = "headway-"
 _LOCK: Final = "lock"
 _ATTEMPTS: Final = 100
@@ -78,6 +81,7 @@ class Segments:
         self._by_address: dict[int, Segment] = {}
         self._by_index: dict[int, Segment] = {}
         self._count = 0
+        self._is_told = False
 
     def create(self, num_bytes: int) -> Segment:
         """Make a segment.
@@ -109,6 +113,16 @@ class Segments:
         self._by_index[segment.index] = segment
         self._by_address[segment.memory.data_ptr()] = segment
         return segment
+
+    def lacking(self, error: HeadwayError) -> None:
+        """Say, once, that vectors go without shared memory, because there is no room for it.
+
+        Args:
+            error: What :meth:`create` raised.
+        """
+        if not self._is_told:
+            self._is_told = True
+            _LOG.warning("Headway: vectors travel without shared memory: %s", error)
 
     def remove(self, segment: Segment) -> None:
         """Give a segment back; who has mapped it keeps it until it lets go.
@@ -149,12 +163,20 @@ class SharedMemory:
         segments: Where to make them.
         layout: Of the model.
         consistent: Whether a job is given a copy, or the server's own vector.
+        strict: Whether it is an error that there is no room. Else they lie in memory of this
+            process alone, and workers are sent them as from any other machine.
     """
 
     def __init__(
-        self, segments: Segments, layout: ParameterLayout, *, consistent: bool = True
+        self,
+        segments: Segments,
+        layout: ParameterLayout,
+        *,
+        consistent: bool = True,
+        strict: bool = False,
     ) -> None:
         self.consistent = consistent
+        self._strict = strict
         self._segments = segments
         self._sizes = Sizes(layout)
 
@@ -164,11 +186,21 @@ class SharedMemory:
         Args:
             parameters: A pattern.
             buffers: Likewise.
+
+        Raises:
+            HeadwayError: There is no room, and nothing else will do.
         """
         if parameters.device.type != "cpu":
             empty = None if buffers is None else buffers.clone()
             return torch.empty_like(parameters), empty
-        room = self._sizes.room_in(self._segments.create(self._sizes.segment_bytes).memory)
+        try:
+            segment = self._segments.create(self._sizes.segment_bytes)
+        except HeadwayError as error:
+            if self._strict:
+                raise
+            self._segments.lacking(error)
+            return ORDINARY.make(parameters, buffers)
+        room = self._sizes.room_in(segment.memory)
         return room.vector, room.buffers
 
 

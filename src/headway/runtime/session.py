@@ -125,8 +125,13 @@ class NetworkSession:
         if self._share is not None and header.HasField("cancel"):
             self._share.ended(header.cancel.job)
         if vector is not None and self._shares and self._share is not None:
-            self._share.put(vectors_of(header), vector, buffers, header.job.id)
-            vector = buffers = None
+            try:
+                self._share.put(vectors_of(header), vector, buffers, header.job.id)
+                vector = buffers = None
+            except HeadwayError as error:
+                # It goes with the message, as to any other machine.
+                assert self._server.segments is not None
+                self._server.segments.lacking(error)
         letter = Letter(header, vector, buffers)
         held, self._held = self._held, None
         if held is not None and header.HasField("job"):

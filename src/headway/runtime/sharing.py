@@ -59,12 +59,17 @@ class ServerShare:
             vector: What to send.
             buffers: The buffers with it.
             job: Which job's model it is; 0: of none. Two jobs' copies lie apart.
+
+        Raises:
+            HeadwayError: There is no room for the copy; nothing was said.
         """
+        segment = None
+        if vector is not None:
+            segment = self._segments.holding(vector) or self._copy(vector, buffers, job)
         vectors.num_values = 0 if vector is None else vector.numel()
         vectors.buffers = buffers is not None
-        if vector is None:
+        if segment is None:
             return
-        segment = self._segments.holding(vector) or self._copy(vector, buffers, job)
         vectors.place.segment = segment.index
         if segment.index not in self._told:
             self._told.add(segment.index)

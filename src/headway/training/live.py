@@ -429,7 +429,7 @@ class Live:
 
     def _new_server(self, starts: int = 0) -> Server:
         def memory(layout: ParameterLayout) -> SharedMemory:
-            return SharedMemory(self._segments, layout, consistent=self._consistent)
+            return SharedMemory(self._segments, layout, consistent=self._consistent, strict=True)
 
         return server_for(replace(self._settings, device=_CPU), memory, incarnation=starts)
 

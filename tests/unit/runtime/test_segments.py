@@ -219,6 +219,21 @@ def test_snapshots_lie_in_segments(segments):
     assert segments.holding(vector) is not None
 
 
+def test_without_room_snapshots_lie_in_private_memory(segments, monkeypatch, caplog):
+    monkeypatch.setattr(segments, "create", lambda size: full(segments, size))
+    memory = SharedMemory(segments, LAYOUT)
+    vectors = [memory.make(torch.zeros(5), None)[0] for _ in range(2)]
+    assert [segments.holding(vector) for vector in vectors] == [None, None]
+    assert "without shared memory" in caplog.text
+    assert len(caplog.records) == 1
+    with pytest.raises(HeadwayError, match="no room"):
+        SharedMemory(segments, LAYOUT, strict=True).make(torch.zeros(5), None)
+
+
+def full(segments, size):
+    raise HeadwayError("there is no room for memory that processes share")
+
+
 def test_a_vector_is_told_by_its_place(segments):
     welcome = Welcome()
     server = ServerShare(segments, LAYOUT)
