@@ -127,7 +127,9 @@ def syncs(folder: Path, size: int, seconds: float) -> list[float]:
     return waits
 
 
-def measure(size: int, workers: int, repeats: int, seconds: float, place: Path) -> dict[str, Any]:
+def measure(
+    size: int, workers: int, repeats: int, seconds: float, place: Path | None
+) -> dict[str, Any]:
     """One row of the table."""
     p50: dict[str, list[float]] = {"checkpoint": [], "log": [], "sync": []}
     p95: list[float] = []
@@ -171,7 +173,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
-    parser.add_argument("--folder", type=Path, default=Path(), help="on the disk that is measured")
+    parser.add_argument("--folder", type=Path, help="on the disk that is measured")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
