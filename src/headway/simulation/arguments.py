@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from math import inf, isfinite
+from typing import Any
 
 from headway.core.errors import ArgumentTypeError, ConfigurationError
 
-__all__ = ["check_count", "check_number", "check_positive", "is_list"]
+__all__ = ["as_items", "check_count", "check_number", "check_positive", "is_list"]
 
 
 def check_number(name: str, value: object, *, where: str, minimum: float = -inf) -> float:
@@ -40,7 +41,11 @@ def check_number(name: str, value: object, *, where: str, minimum: float = -inf)
             expected="a finite number",
             help="write a plain number, without quotes",
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        # A whole number beyond all floats, or a row of numbers where one is wanted.
+        raise _unusable(name, value, where, _range(minimum)) from None
     if not isfinite(number) or number < minimum:
         raise _unusable(name, value, where, _range(minimum))
     return number
@@ -111,15 +116,53 @@ def is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
+def as_items(name: str, value: object, *, where: str) -> tuple[Any, ...]:
+    """Take the items of a list, of an array or of a tensor with one dimension.
+
+    Args:
+        name: What it is called.
+        value: What was given.
+        where: The function it was given to.
+
+    Returns:
+        The items.
+
+    Raises:
+        ArgumentTypeError: If it is no list.
+
+    Example:
+        >>> as_items("times_s", [1.0, 2.0], where="population.from_times")
+        (1.0, 2.0)
+    """
+    # An array without a dimension calls itself iterable, and is not.
+    if is_list(value) and getattr(value, "ndim", 1) != 0:
+        return tuple(value)  # type: ignore[arg-type]
+    raise ArgumentTypeError(
+        f"{name} must be a list with a number for each client",
+        where=where,
+        got=_short(value),
+        help="write [0.5, 2.0, ...]",
+    )
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes out no whole number of more than some thousand digits.
+        return "a number with thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _range(minimum: float) -> str:
     return "a finite number" if minimum == -inf else f"a finite number, at least {minimum:g}"
 
 
 def _unusable(name: str, value: object, where: str, expected: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{name} cannot be {value!r}",
+        f"{name} cannot be {_short(value)}",
         where=where,
-        got=repr(value),
+        got=_short(value),
         expected=expected,
-        help=f"change {name}, or leave it out where it has a default",
+        help=f"give another {name}",
     )

@@ -75,7 +75,7 @@ class Windows:
     leaving: Leaving = "finish"
 
     def __post_init__(self) -> None:
-        _check_leaving(self.leaving, _WHERE)
+        check_leaving(self.leaving, _WHERE)
         object.__setattr__(self, "period_s", _checked_period(self.period_s, len(self.spans)))
         spans = tuple(
             _joined(client, given, self._period_s(client) or inf)
@@ -167,7 +167,7 @@ class Diurnal:
 
     def __post_init__(self) -> None:
         where = "population.with_diurnal"
-        _check_leaving(self.leaving, where)
+        check_leaving(self.leaving, where)
         period = check_positive("period_s", self.period_s, where=where)
         length = check_positive("open_s", self.open_s, where=where)
         spread = check_number("spread", self.spread, where=where, minimum=0)
@@ -297,6 +297,6 @@ def _unusable(client: int, got: str, expected: str) -> ConfigurationError:
     )
 
 
-def _check_leaving(leaving: str, where: str) -> None:
+def check_leaving(leaving: str, where: str) -> None:
     if leaving not in _LEAVING:
         raise UnknownNameError.of("leaving", str(leaving), _LEAVING, where=where)

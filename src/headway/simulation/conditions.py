@@ -51,6 +51,7 @@ def with_dropout(
         >>> 50 < sum(clients.drops(client, dispatch=0, seed=0) for client in range(1000)) < 150
         True
     """
+    _check_population("with_dropout", population)
     added = check_probability("probability", probability, where="population.with_dropout")
     old = population.dropout
     away = population.away
@@ -91,6 +92,7 @@ def with_link(
         >>> clients.link.transfer_s(0, 1_000_000, 125_000, seed=0)
         2.1
     """
+    _check_population("with_link", population)
     link = Link(_tuple(down_bps), _tuple(up_bps), _tuple(latency_s))
     for length in link.lengths:
         _check_length("with_link", length, population)
@@ -124,6 +126,7 @@ def with_timeout(population: Population, timeout_s: float) -> Population:
         >>> result.counts["updates"], result.counts["lost:timed_out"]
         (20, 4)
     """
+    _check_population("with_timeout", population)
     checked = check_positive("timeout_s", timeout_s, where="population.with_timeout")
     return replace(population, timeout_s=checked)
 
@@ -159,6 +162,7 @@ def with_arrival(
         >>> result.counts["arrived"], result.updates  # each takes one second
         (20, 18)
     """
+    _check_population("with_arrival", population)
     return replace(population, arrival=Arrival(rate_per_s=rate_per_s, process=process))
 
 
@@ -192,6 +196,7 @@ def with_windows(
         >>> days.availability.opens_s(1, 3.0, seed=0)
         12.0
     """
+    _check_population("with_windows", population)
     if not is_list(windows):
         raise ArgumentTypeError(
             "the windows must be a list with an entry for each client",
@@ -236,6 +241,7 @@ def with_diurnal(
         >>> nights.availability.opens_s(0, 9 * 3600, seed=0)
         86400.0
     """
+    _check_population("with_diurnal", population)
     return replace(population, availability=Diurnal(open_s, period_s, spread, leaving))
 
 
@@ -249,6 +255,16 @@ def _absence(away_s: float | Law) -> Law | None:
 def _tuple(value: float | Sequence[float] | Law) -> float | tuple[float, ...] | Law:
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return tuple(value) if is_list else value  # type: ignore[arg-type,return-value]
+
+
+def _check_population(function: str, population: object) -> None:
+    if not isinstance(population, Population):
+        raise ArgumentTypeError(
+            "this is no population",
+            where=f"population.{function}",
+            got=repr(population),
+            help="make one with headway.population.constant(num_clients), for example",
+        )
 
 
 def _check_length(function: str, given: int, population: Population) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
 
-from headway.simulation.arguments import check_number, check_positive
+from headway.simulation.arguments import check_number, check_positive, is_list
 from headway.simulation.laws import Law
 from headway.task.streams import Purpose, job_uniform, stream_key
 
@@ -142,7 +142,8 @@ def _of(quantity: Quantity, client: int, seed: int, purpose: int) -> float:
 
 
 def _checked(name: str, value: object) -> float | tuple[float, ...]:
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+    # An array without a dimension is one number, and calls itself iterable all the same.
+    if is_list(value) and isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0:
         return tuple([_number(f"{name}[{k}]", item) for k, item in enumerate(value)])
     return _number(name, value)
 
@@ -152,7 +153,8 @@ def _number(name: str, value: object) -> float:
     if name.startswith("latency"):
         return check_number(name, value, where=where, minimum=0)
     # An infinite bandwidth is one that costs no time.
-    return inf if value == inf else check_positive(name, value, where=where)
+    is_one = not getattr(value, "ndim", 0)
+    return inf if is_one and value == inf else check_positive(name, value, where=where)
 
 
 def _plain(quantity: Quantity) -> Any:

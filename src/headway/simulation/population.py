@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from headway.simulation import laws
+from headway.simulation.arguments import as_items
 from headway.simulation.clients import (
     JobTimes,
     Per,
@@ -96,7 +97,7 @@ def from_times(times_s: Iterable[float], *, unit: Unit = "job") -> Population:
         >>> from_times([1.0, 4.0]).duration_s(1, dispatch=0, seed=0)
         4.0
     """
-    law = laws.Given(tuple(times_s))
+    law = laws.Given(as_items("times_s", times_s, where="population.from_times"))
     return Population(law, len(law.times_s), "client", unit)
 
 

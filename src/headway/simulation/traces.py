@@ -5,20 +5,23 @@ The forms are described in docs/populations.md. Files are JSON or CSV; nothing i
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
-from headway.core.errors import ConfigurationError, UnknownNameError, UsageError
-from headway.simulation.arguments import check_count, check_number, check_positive
-from headway.simulation.availability import Leaving
+from headway.core.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    UnknownNameError,
+    UsageError,
+)
+from headway.simulation.arguments import as_items, check_count, check_number, check_positive
+from headway.simulation.availability import Leaving, check_leaving
 from headway.simulation.clients import Population, Unit
 from headway.simulation.conditions import with_link, with_windows
 from headway.simulation.laws import Given
+from headway.simulation.tracefiles import Problem, read_csv, read_json
 
 __all__ = ["from_fedscale", "from_file", "from_table"]
 
@@ -60,11 +63,15 @@ def from_table(
         >>> clients.link.transfer_s(1, 125_000, 125_000, seed=0)
         2.0
     """
-    law = Given(tuple(time_s))
+    law = Given(as_items("time_s", time_s, where="population.from_table"))
     clients = Population(law, len(law.times_s), "client", unit)
-    down, up = down_bps or up_bps, up_bps or down_bps
+    # Not with `or`: an array has no truth value.
+    down = up_bps if down_bps is None else down_bps
+    up = down_bps if up_bps is None else up_bps
     if down is not None and up is not None:
-        return with_link(clients, down_bps=down, up_bps=up, latency_s=latency_s or 0.0)
+        return with_link(
+            clients, down_bps=down, up_bps=up, latency_s=0.0 if latency_s is None else latency_s
+        )
     if latency_s is not None:
         raise ConfigurationError(
             "a latency needs a bandwidth",
@@ -112,7 +119,11 @@ def from_file(
         >>> clients.duration_s(3, dispatch=0, seed=0)
         2.0
     """
-    where, source = "population.from_file", Path(path)
+    where = "population.from_file"
+    source = _path("path", path, where)
+    check_leaving(leaving, f"{where}(leaving=...)")
+    if period_s is not None:
+        period_s = check_positive("period_s", period_s, where=where)
     rows, about = _clients_of(source)
     count = _count(num_clients, len(rows), where)
     chosen = [rows[client % len(rows)] for client in range(count)]
@@ -128,12 +139,21 @@ def from_file(
         )
     windows: Sequence[Any] | None = _column(source, chosen, "available")
     if availability is not None:
-        source = Path(availability)
+        source = _path("availability", availability, where)
         found = _windows_of(source, len(rows))
         windows = [found[client % len(rows)] for client in range(count)]
+    if windows is None and period_s is not None:
+        raise ConfigurationError(
+            "a period needs windows that repeat",
+            where=f"{where}(period_s=...)",
+            got="a file without windows",
+            help="pass availability=, or leave period_s out",
+        )
+    period = about.get("period_s") if period_s is None else period_s
+    if period is not None:
+        check_positive("period_s", period, where=str(source))
     if windows is None:
         return clients
-    period = about.get("period_s") if period_s is None else period_s
     with _naming(source):
         return with_windows(clients, windows, period_s=period, leaving=leaving)
 
@@ -186,8 +206,9 @@ def from_fedscale(
     """
     where = "population.from_fedscale"
     examples = check_count("batch_size", batch_size, where=where)
+    check_leaving(leaving, f"{where}(leaving=...)")
     factor = check_positive("augmentation", augmentation, where=where) * examples / 1000.0
-    source = Path(capacity)
+    source = _path("capacity", capacity, where)
     rows = _in_order(source, ("computation", "communication"))
     count = _count(num_clients, len(rows), where)
     speeds = [factor * _number(source, row, k, "computation") for k, row in enumerate(rows)]
@@ -202,7 +223,7 @@ def from_fedscale(
     )
     if availability is None:
         return clients
-    source = Path(availability)
+    source = _path("availability", availability, where)
     traces = _in_order(source, ("active", "inactive", "finish_time"))
     spans = [_fedscale_windows(source, row, k) for k, row in enumerate(traces)]
     with _naming(source):
@@ -212,19 +233,6 @@ def from_fedscale(
             period_s=[spans[client % len(spans)][1] for client in range(count)],
             leaving=leaving,
         )
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Makes errors about one place in a file."""
-
-    path: Path
-    place: str = ""
-
-    def error(self, message: str, *, got: str, help: str) -> ConfigurationError:
-        where = str(self.path) + (f", {self.place}" if self.place else "")
-        return ConfigurationError(message, where=where, got=got, help=help)
 
 
 @contextmanager
@@ -237,30 +245,15 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        problem = _Problem(path)
-        got = error.strerror or str(error)
-        raise problem.error("cannot read the file", got=got, help="check its path") from None
-    try:
-        # A pickle begins with 0x80, which is never the beginning of UTF-8.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _Problem(path).error(
-            "this is no text file",
-            got="bytes that are not UTF-8, such as those of a pickle",
-            help="nothing is unpickled here; export its fields to JSON, see docs/populations.md",
-        ) from None
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        problem = _Problem(path, f"line {error.lineno}")
-        raise problem.error("this is no JSON", got=error.msg, help="correct the file") from None
+def _path(name: str, value: object, where: str) -> Path:
+    if isinstance(value, str | Path):
+        return Path(value)
+    raise ArgumentTypeError(
+        f"{name} is no path",
+        where=f"{where}({name}=...)",
+        got=repr(value),
+        help=f'pass the file\'s name: {name}="phones.csv"',
+    )
 
 
 def _clients_of(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, Any]]:
@@ -269,11 +262,11 @@ def _clients_of(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, Any]]
         rows: list[Mapping[str, Any]] = _csv_clients(path)
         about: Mapping[str, Any] = {}
     else:
-        read = _json(path)
+        read = read_json(path)
         about = read if isinstance(read, Mapping) else {}
         found = about.get("clients")
         if not isinstance(found, list) or not all(isinstance(row, Mapping) for row in found):
-            raise _Problem(path).error(
+            raise Problem(path).error(
                 "there is no list of clients",
                 got=type(read).__name__,
                 help='write {"clients": [{"time_s": 0.5}, ...]}',
@@ -282,20 +275,23 @@ def _clients_of(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, Any]]
     for key in about:
         if key not in ("clients", "unit", "period_s"):
             raise UnknownNameError.of("key", key, ("clients", "unit", "period_s"), where=str(path))
+    # A cell of a table holds no list, so there are no windows in CSV.
+    is_csv = path.suffix.lower() == ".csv"
+    known = ("client", *_COLUMNS[:-1]) if is_csv else _COLUMNS
     for name in {key: None for row in rows for key in row}:
-        if name not in _COLUMNS:
-            raise UnknownNameError.of("column", name, _COLUMNS, where=str(path))
+        if name not in known:
+            raise UnknownNameError.of("column", name, known, where=str(path))
     if not rows:
-        raise _Problem(path).error("there are no clients", got="no row", help="add one for each")
+        raise Problem(path).error("there are no clients", got="no row", help="add one for each")
     return rows, about
 
 
 def _csv_clients(path: Path) -> list[Mapping[str, Any]]:
     by_client: dict[int, Mapping[str, Any]] = {}
-    for line, row in _csv_rows(path):
+    for line, row in read_csv(path):
         client = _whole(path, line, row)
         if client in by_client:
-            problem = _Problem(path, f"line {line}")
+            problem = Problem(path, f"line {line}")
             raise problem.error("a client comes twice", got=str(client), help="take one out")
         by_client[client] = {
             key: _parsed(path, line, key, text) for key, text in row.items() if key != "client"
@@ -303,44 +299,33 @@ def _csv_clients(path: Path) -> list[Mapping[str, Any]]:
     missing = next((k for k in range(len(by_client)) if k not in by_client), None)
     if missing is not None:
         help = f"number the {len(by_client)} clients from 0"
-        raise _Problem(path).error(f"client {missing} is missing", got="a gap", help=help)
+        raise Problem(path).error(f"client {missing} is missing", got="a gap", help=help)
     return [by_client[client] for client in range(len(by_client))]
 
 
 def _windows_of(path: Path, num_clients: int) -> _Windows:
     windows: _Windows = [[] for _ in range(num_clients)]
-    for line, row in _csv_rows(path):
+    for line, row in read_csv(path):
         client = _whole(path, line, row)
         if client >= num_clients or row.keys() != {"client", "start_s", "end_s"}:
-            raise _Problem(path, f"line {line}").error(
+            raise Problem(path, f"line {line}").error(
                 "this window belongs to no client",
                 got=", ".join(f"{key} = {text}" for key, text in row.items()),
                 help=f"the columns are client, start_s, end_s; clients are 0 to {num_clients - 1}",
             )
         ends = [_parsed(path, line, key, row[key]) for key in ("start_s", "end_s")]
         windows[client].append(ends)
+    if not any(windows):
+        help = "add a row for each window, or leave availability out: then all are always there"
+        raise Problem(path).error("there are no windows", got="no row", help=help)
     return windows
-
-
-def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(_read(path).splitlines(), skipinitialspace=True, strict=True)
-    for row in reader:
-        # A row that is too long has the key None, one that is too short the value None.
-        cells: list[object] = [*row, *row.values()]
-        if None in cells:
-            raise _Problem(path, f"line {reader.line_num}").error(
-                "this row has not as many values as the header",
-                got=f"a header of {len(reader.fieldnames or ())}",
-                help="every row has a value in every column",
-            )
-        yield reader.line_num, row
 
 
 def _whole(path: Path, line: int, row: Mapping[str, str]) -> int:
     text = row.get("client", "")
     if text.isdecimal() and len(text) < 11:
         return int(text)
-    raise _Problem(path, f"line {line}").error(
+    raise Problem(path, f"line {line}").error(
         "there is no client's number", got=repr(text), help="clients are numbered from 0"
     )
 
@@ -349,7 +334,7 @@ def _parsed(path: Path, line: int, column: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        problem = _Problem(path, f"line {line}")
+        problem = Problem(path, f"line {line}")
         raise problem.error(f"{column} is no number", got=repr(text), help="write 1.5") from None
 
 
@@ -359,7 +344,7 @@ def _column(path: Path, rows: Sequence[Mapping[str, Any]], name: str) -> list[An
         return None
     for client, row in enumerate(rows):
         if name not in row:
-            raise _Problem(path, f"client {client}").error(
+            raise Problem(path, f"client {client}").error(
                 f"{name} is missing", got=repr(dict(row)), help="all clients have it, or none"
             )
     return [row[name] for row in rows]
@@ -367,7 +352,7 @@ def _column(path: Path, rows: Sequence[Mapping[str, Any]], name: str) -> list[An
 
 def _number(path: Path, row: Mapping[str, Any], client: int, name: str) -> float:
     if name not in row:
-        problem = _Problem(path, f"client {client}")
+        problem = Problem(path, f"client {client}")
         raise problem.error(f"{name} is missing", got=repr(dict(row)), help=f"add its {name}")
     return check_positive(name, row[name], where=f"{path}, client {client}")
 
@@ -384,14 +369,14 @@ def _count(wanted: int | None, found: int, where: str) -> int:
 
 def _in_order(path: Path, fields: Sequence[str]) -> list[Mapping[str, Any]]:
     """The entries of a mapping from client to fields, in the order of the clients' numbers."""
-    found = _json(path)
+    found = read_json(path)
     entries = found if isinstance(found, Mapping) else {}
     complete = [
         isinstance(row, Mapping) and all(field in row for field in fields)
         for row in entries.values()
     ]
     if not entries or not all(complete) or not all(key.isdecimal() for key in entries):
-        raise _Problem(path).error(
+        raise Problem(path).error(
             "this is not such a trace",
             got=type(found).__name__,
             help=f'write {{"1": {{{", ".join(f"{chr(34)}{f}{chr(34)}: ..." for f in fields)}}}, ...}}',
@@ -408,15 +393,22 @@ def _fedscale_windows(
     period = check_positive("finish_time", row["finish_time"], where=where)
     starts, ends = row["active"], row["inactive"]
     if not isinstance(starts, list) or not isinstance(ends, list) or len(starts) != len(ends):
-        raise _Problem(path, f"client {client}").error(
+        raise Problem(path, f"client {client}").error(
             "active and inactive do not belong together",
             got=f"{starts!r:.40} and {ends!r:.40}",
             help="they are lists of the same length",
         )
     lows = [check_number("active", start, where=where, minimum=0) for start in starts]
-    highs = [min(check_number("inactive", end, where=where), period) for end in ends]
+    highs = [check_number("inactive", end, where=where) for end in ends]
     joined: list[list[float]] = []
     for low, high in sorted(zip(lows, highs, strict=True)):
+        if high < low or low > period:
+            raise Problem(path, f"client {client}").error(
+                "a window ends before it begins, or begins after finish_time",
+                got=f"active {low:g}, inactive {high:g}, finish_time {period:g}",
+                help="active <= inactive, and active <= finish_time",
+            )
+        high = min(high, period)
         if joined and low <= joined[-1][1]:
             joined[-1][1] = max(joined[-1][1], high)
         elif low < high:

@@ -42,7 +42,7 @@ def test_the_error_says_what_where_and_what_next() -> None:
         "  in     population.lognormal",
         "  got    -1",
         "  wanted a finite number, at least 0",
-        "  help   change sigma, or leave it out where it has a default",
+        "  help   give another sigma",
     ]
 
 

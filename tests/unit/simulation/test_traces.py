@@ -7,7 +7,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from headway.core.errors import (
     ArgumentTypeError,
@@ -268,3 +270,122 @@ def test_the_files_of_the_page_say_the_same_in_both_forms(tmp_path: Path) -> Non
         availability=write(tmp_path / "behaviour.json", blocks[6]),
     )
     assert duration(clients, 0) == pytest.approx(3 * 0.162)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ('client,time_s\n0,"1.0\n', "this is no CSV"),
+        ('client,time_s\n0,"1.0"x\n', "this is no CSV"),
+        ("client,time_s\n0," + "1" * 140_000 + "\n", "this is no CSV"),
+        ("client,time_s,time_s\n0,1,2\n", "a column comes twice"),
+        ("client;time_s\n0;1\n", "no column is called client"),
+        ("0,1.0\n", "no column is called client"),
+        ("", "no column is called client"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path: Path, content: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=fault) as caught:
+        hp.from_file(write(tmp_path / "phones.csv", content))
+    assert "phones.csv, line" in (caught.value.where or "")
+
+
+def test_blanks_around_commas_do_not_matter(tmp_path: Path) -> None:
+    speeds = write(tmp_path / "phones.csv", "client , time_s\n1 , 2.0 \n\n0 , 0.5\n")
+    assert hp.from_file(speeds) == hp.from_times([0.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("[" * 100_000, "too deep"),
+        ('{"clients": [{"time_s": ' + "1" * 5_000 + "}]}", "thousands of digits"),
+        ('{"clients": [{"time_s": ' + "1" * 400 + "}]}", "time_s cannot be 1111"),
+        ('{"clients": [{"time_s": 1, "time_s": 2}]}', "a key comes twice"),
+        ('{"clients": [{"time_s": 1}], "period_s": -5}', "period_s cannot be -5"),
+    ],
+)
+def test_trees_that_cannot_be_read(tmp_path: Path, content: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=fault) as caught:
+        hp.from_file(write(tmp_path / "phones.json", content))
+    assert "phones.json" in (caught.value.where or "")
+
+
+def test_a_table_with_another_ending_is_told_how_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"ends in \.csv"):
+        hp.from_file(write(tmp_path / "phones.tsv", "client\ttime_s\n0\t1\n"))
+
+
+def test_a_column_that_csv_cannot_hold_is_not_offered(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        hp.from_file(write(tmp_path / "phones.csv", "client,times\n0,1\n"))
+    assert "available" not in str(caught.value)
+    with pytest.raises(UnknownNameError):
+        hp.from_file(write(tmp_path / "phones.csv", "client,time_s,available\n0,1,1\n"))
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"period_s": -5}, "period_s cannot be -5"),
+        ({"period_s": 5}, "a period needs windows"),
+        ({"leaving": "bogus"}, "unknown leaving"),
+        ({"availability": 5}, "availability is no path"),
+    ],
+)
+def test_options_are_looked_at_where_there_are_no_windows_too(
+    tmp_path: Path, options: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(UsageError, match=fault):
+        hp.from_file(write(tmp_path / "phones.csv", CSV), **options)
+
+
+@pytest.mark.parametrize("content", ["", "client,start_s,end_s\n"])
+def test_windows_of_nobody_are_refused(tmp_path: Path, content: str) -> None:
+    windows = write(tmp_path / "hours.csv", content)
+    with pytest.raises(ConfigurationError, match=r"no windows|no column"):
+        hp.from_file(write(tmp_path / "phones.csv", CSV), availability=windows)
+
+
+@pytest.mark.parametrize(("active", "inactive"), [(5, 3), (120, 130)])
+def test_windows_of_fedscale_that_nobody_could_use(
+    tmp_path: Path, active: float, inactive: float
+) -> None:
+    odd = {"1": {"active": [active], "inactive": [inactive], "finish_time": 100}}
+    with pytest.raises(ConfigurationError, match="ends before it begins, or begins after"):
+        hp.from_fedscale(
+            write(tmp_path / "capacity.json", CAPACITY),
+            batch_size=1,
+            availability=write(tmp_path / "behaviour.json", odd),
+        )
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_columns_may_be_arrays(array: Any) -> None:
+    columns: dict[str, Any] = {"down_bps": [1e3, 2e3], "latency_s": [0.0, 1.0]}
+    arrays: dict[str, Any] = {name: array(values) for name, values in columns.items()}
+    assert hp.from_table(array([0.5, 2.0]), **arrays) == hp.from_table([0.5, 2.0], **columns)
+    assert hp.from_times(array([0.5, 2.0])) == hp.from_times([0.5, 2.0])
+    one = hp.with_link(hp.constant(2), down_bps=array(8.0), up_bps=array([1.0, 2.0]))
+    assert one.link == hp.with_link(hp.constant(2), down_bps=8.0, up_bps=[1.0, 2.0]).link
+    with pytest.raises(ConfigurationError, match="down_bps"):
+        hp.from_table([0.5, 2.0], down_bps=array([[1.0, 2.0], [3.0, 4.0]]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: hp.from_table(5.0),  # type: ignore[arg-type]
+        lambda: hp.from_times(5),  # type: ignore[arg-type]
+        lambda: hp.from_times(np.array(5.0)),
+        lambda: hp.with_link(5, down_bps=1.0, up_bps=1.0),  # type: ignore[arg-type]
+        lambda: hp.with_timeout(None, 1.0),  # type: ignore[arg-type]
+        lambda: hp.from_file(None),  # type: ignore[arg-type]
+        lambda: hp.from_fedscale(None, batch_size=1),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_words(call: Any) -> None:
+    with pytest.raises(ArgumentTypeError) as caught:
+        call()
+    assert (caught.value.where or "").startswith("population.")
+    assert caught.value.help
