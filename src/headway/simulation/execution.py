@@ -93,6 +93,7 @@ class Execution:
                     where=f"Execution({name}=...)",
                     got=repr(value),
                     expected="a whole number of at least 1",
+                    help=f"leave {name} out, or give such a number",
                 )
         if type(self.compile) is not bool:
             raise ConfigurationError(
@@ -100,6 +101,14 @@ class Execution:
                 where="Execution(compile=...)",
                 got=repr(self.compile),
                 expected="True or False",
+                help="write compile=True or compile=False",
+            )
+        if self.compile and self.mode == "one_by_one":
+            raise ConfigurationError(
+                "only groups are compiled",
+                where="Execution(mode=..., compile=...)",
+                got='mode="one_by_one", compile=True',
+                help='leave compile out, or choose mode="auto" or "groups"',
             )
 
 
@@ -223,9 +232,12 @@ def _size(execution: Execution, num_params: int, device: torch.device, trainer: 
     each = 4 * _COPIES * num_params
     if trainer is not None and device.type != "cpu":
         each += getattr(trainer, "activation_bytes", 0)
+    if trainer is None and (execution.group_size or execution.processes == 1):
+        # Jobs one by one in one process are not trained ahead, and no memory is asked for.
+        return execution.group_size or 1
     fitting = (execution.memory_bytes or _memory(device)) // each
     if trainer is None:
-        return execution.group_size or max(1, min(_AHEAD, fitting))
+        return max(1, min(_AHEAD, fitting))
     if execution.group_size is not None:
         return max(1, min(execution.group_size, fitting))
     if device.type == "cpu":
@@ -237,8 +249,12 @@ def _memory(device: torch.device) -> int:
     """What the groups of a device may take: of all of its memory, as what is free changes."""
     if device.type == "cpu" or not torch.accelerator.is_available():
         return _MEMORY_BYTES
-    _, total = torch.accelerator.get_memory_info(device)
-    return total // _OF_MEMORY
+    try:
+        _, total = torch.accelerator.get_memory_info(device)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        # Not every torch has it, and not every device's allocator answers.
+        return _MEMORY_BYTES
+    return int(total) // _OF_MEMORY
 
 
 def _has_states(algorithm: Algorithm) -> bool:

@@ -373,6 +373,13 @@ def usable_device(
             got=str(error).splitlines()[0],
             help='use "cpu", or a torch that was built for this device',
         ) from error
+    if found.type == "meta":
+        raise ConfigurationError(
+            "the device `meta` holds no numbers, so nothing trains there",
+            where=where,
+            got="meta",
+            help='use "cpu", or the device of an accelerator',
+        )
     return found
 
 

@@ -503,3 +503,34 @@ def test_a_loss_that_grows_out_of_proportion_is_told_of():
     )
     assert result.final("loss") > 10.0 * result.history[0].metrics["loss"]
     assert any("the run diverged" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("error", [AttributeError, NotImplementedError, RuntimeError])
+def test_where_nobody_tells_the_memory_a_fixed_share_is_taken(monkeypatch, error):
+    def refuse(device):
+        raise error("no such function")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", refuse, raising=False)
+    assert rules._memory(torch.device("mps")) == rules._MEMORY_BYTES
+
+
+def test_one_by_one_asks_for_no_memory(monkeypatch):
+    def refuse(device):
+        raise AssertionError("nothing is trained ahead")
+
+    monkeypatch.setattr(rules, "_memory", refuse)
+    assert rules._size(ONE_BY_ONE, 1000, torch.device("mps"), None) == 1
+
+
+def test_a_device_without_numbers_is_refused():
+    task = hw.tasks.quadratic(num_clients=2)
+    with pytest.raises(ConfigurationError, match="holds no numbers"):
+        hw.simulate(task, hw.algorithms.fedasync(), stop=until(updates=2), device="meta")
+
+
+def test_errors_say_what_helps():
+    for options in ({"processes": 0}, {"compile": 1}, {"mode": "one_by_one", "compile": True}):
+        with pytest.raises(ConfigurationError) as caught:
+            Execution(**options)
+        assert caught.value.help
