@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -249,14 +250,19 @@ class RunFolder(Closing):
                 start = place + 1
         log.append(events[start:] if start else events)
 
-    def append_point(self, point: Point) -> None:
+    def append_point(self, point: Point, *, flush: bool = True) -> None:
         """Append an evaluation, and hand everything so far to the operating system.
+
+        Args:
+            point: The evaluation.
+            flush: Whether everything is handed over; if not, call :meth:`flush`.
 
         Raises:
             RunFolderError: It cannot be written.
         """
         self._open_log(self._points).append_lines([dumps(point._asdict())])
-        self.flush()
+        if flush:
+            self.flush()
 
     def flush(self) -> None:
         """Hand everything so far to the operating system: it outlives this process.
@@ -297,11 +303,13 @@ class RunFolder(Closing):
             result: What the run came to. Its ``folder`` becomes this one.
 
         Raises:
-            RunFolderError: It cannot be written.
+            RunFolderError: It cannot be written; its files are closed all the same.
         """
-        for log in (self._payloads, self._events, self._points):
-            if log is not None:
-                log.close()
+        with ExitStack() as closing:
+            # The last one in is the first to be closed: payloads, as ever.
+            for log in (self._points, self._events, self._payloads):
+                if log is not None:
+                    closing.callback(log.close)
         if result is not None:
             result.folder = self.path
             save_result(result, self.path)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from headway.core import Bulk, Submitted
 from headway.core.errors import ExchangeError
-from headway.observe import LogHash, Point, Result, RunFolder
-from headway.observe.folder import REPORT
+from headway.observe import Point, Result, RunFolder
 from headway.observe.journal import result_of
 from headway.training.guestbook import Guestbook
+from headway.training.record import Record
 from headway.training.standstill import Standstill
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ class Ledger:
         self.guests = Guestbook()
         self._standstill = Standstill(algorithm)
         self._about = _about(algorithm, task, seed, concurrency)
-        self._folder = None if folder is None else RunFolder.create(folder, _config(self._about))
-        if self._folder is not None:
-            self._folder.write_about(self._about)
-        self._hash = LogHash()
+        self._record: Record | None = None
+        if folder is not None:
+            made = RunFolder.create(folder, _config(self._about))
+            made.write_about(self._about)
+            self._record = Record(made)
         self._history: list[Point] = []
         self._losses = (0.0, 0)
         self._next_point = self._point_every = _POINT_EVERY
@@ -152,12 +153,13 @@ class Ledger:
                 *(warnings or ()),
                 *_bad(tally.reasons["not_finite"], tally.updates),
                 *_told(hub.dismissals.num_told),
+                *(self._record.warnings if self._record is not None else ()),
             ],
-            log_hash=self._hash.hexdigest() if self._folder is not None else "",
+            log_hash=self._record.log_hash if self._record is not None else "",
         )
 
     def finished(self, hub: Hub, reason: str, warnings: list[str]) -> Result:
-        """What the run came to, written into the folder.
+        """What the run came to, written into the folder; what could not be is in its warnings.
 
         Args:
             hub: One that has ended.
@@ -168,16 +170,14 @@ class Ledger:
         self.guests.tell()
         if self._losses[1]:
             self._add_point(hub)
-        result = self.result(hub, reason, warnings)
-        if self._folder is not None:
-            self._folder.close(result)
-            result.report(self._folder.path / REPORT)
-        return result
+        if self._record is None:
+            return self.result(hub, reason, warnings)
+        return self._record.finish(lambda: self.result(hub, reason, warnings))
 
     def close(self) -> None:
         """Write no more. May be called twice."""
-        if self._folder is not None:
-            self._folder.close()
+        if self._record is not None:
+            self._record.close()
 
     def describe(self, hub: Hub) -> dict[str, Any]:
         """How far the server is, in plain values.
@@ -203,8 +203,15 @@ class Ledger:
             "concurrency": self._about["concurrency"],
             "staleness": round(tally.recent_staleness, 3),
             "train_loss": self._history[-1].metrics[_METRIC] if self._history else None,
+            "folder_error": self.folder_error,
             "up_s": round(hub.now - self._began_s, 3),
         }
+
+    @property
+    def folder_error(self) -> str | None:
+        """Why the run folder cannot be written now; ``None``: it can."""
+        problem = None if self._record is None else self._record.problem
+        return None if problem is None else str(problem)
 
     def _take(self, hub: Hub) -> None:
         events = hub.server.take_events()
@@ -216,9 +223,8 @@ class Ledger:
                 if math.isfinite(loss):
                     total, count = self._losses
                     self._losses = (total + loss, count + 1)
-        if self._folder is not None:
-            self._hash.extend(events)
-            self._folder.append_events(events)
+        if self._record is not None:
+            self._record.take(events)
         if hub.tally.updates >= self._next_point and self._losses[1]:
             self._next_point = hub.tally.updates + self._point_every
             self._add_point(hub)
@@ -240,8 +246,8 @@ class Ledger:
         if len(self._history) >= _POINTS:
             del self._history[-2::-2]
             self._point_every *= 2
-        if self._folder is not None:
-            self._folder.append_point(point)
+        if self._record is not None:
+            self._record.take((), point)
 
 
 def plain(tree: Any) -> Any:

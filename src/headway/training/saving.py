@@ -15,9 +15,10 @@ from headway.core.errors import CheckpointError, StateError
 if TYPE_CHECKING:
     from headway.checkpoint import LoggedServer
     from headway.runtime.hub import Hub
+    from headway.training.durable import LogKeeper
     from headway.training.home import Home
 
-__all__ = ["Keeper", "Kept", "restore_tally"]
+__all__ = ["Keeper", "Kept", "restore_tally", "save_last"]
 
 _LOG: Final = logging.getLogger("headway")
 
@@ -189,6 +190,28 @@ class Keeper:
             error = self._writing.exception()
             self.error = error if isinstance(error, Exception) else None
             self._writing = None
+
+
+def save_last(keeper: Keeper | LogKeeper | None, hub: Hub) -> Exception | None:
+    """Write the last checkpoint of a server, also of one that an error has ended.
+
+    Args:
+        keeper: The server's; ``None``: it has none.
+        hub: One that has ended.
+
+    Returns:
+        Why it could not be written; ``None``: it was, or is not needed.
+    """
+    if keeper is None or (hub.error is not None and keeper.logged is not None):
+        # The log has all that was acknowledged, and no half of a call that broke off.
+        return None
+    try:
+        keeper.finish(hub)
+    except Exception as error:  # noqa: BLE001 (whoever stops the server raises it)
+        keeper.error = error
+    else:
+        keeper.error = None
+    return keeper.error
 
 
 def restore_tally(hub: Hub, tree: Any, path: Path) -> list[str]:

@@ -40,7 +40,7 @@ from headway.training.ledger import Ledger, plain, too_few
 from headway.training.original import Original
 from headway.training.policies import USUAL_FACTOR, Policy
 from headway.training.rules import choose_algorithm
-from headway.training.saving import Keeper
+from headway.training.saving import Keeper, save_last
 
 if TYPE_CHECKING:
     from headway.algorithms.transforms import OptimizerFactory
@@ -345,11 +345,12 @@ class ParameterServer:
             hub.join()
             if hub.error is not None:
                 reason = f"failed: {type(hub.error).__name__}"
-            self._result = ledger.finished(hub, reason, self._warnings())
-            if hub.error is not None:
-                raise hub.error
-            if self._keeper is not None:
-                self._keeper.finish(hub)
+            # Before anything else can fail.
+            unsaved = save_last(self._keeper, hub)
+            told = [f"a checkpoint could not be written: {unsaved}"] if unsaved else []
+            self._result = ledger.finished(hub, reason, told)
+            if (error := hub.error or unsaved) is not None:
+                raise error
         finally:
             self._close()
         return self._result
@@ -471,12 +472,6 @@ class ParameterServer:
         result = self.stop(wanted.reason)
         result.interrupted = True
         return result
-
-    def _warnings(self) -> list[str]:
-        keeper = self._keeper
-        if keeper is None or keeper.error is None:
-            return []
-        return [f"a checkpoint could not be written: {keeper.error}"]
 
     def _close(self) -> None:
         if self._network is not None:
