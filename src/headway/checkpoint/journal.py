@@ -28,7 +28,8 @@ _NAME: Final = re.compile(r"log-(\d{20})\.hwlog")
 class LogCutWarning(UserWarning):
     """The end of a log is cut off, as a killed server leaves it; what stands before it is used.
 
-    Nothing of what was cut off had been acknowledged. Given through :mod:`warnings`.
+    Nothing that is left says that what was cut off had been acknowledged. Given through
+    :mod:`warnings`.
     """
 
 
@@ -344,7 +345,7 @@ class Journal:
             raise BadRecordError("it is not there", expected, 0)
 
     def _cut(self, places: list[_Place], bad: BadRecordError) -> None:
-        """Cut off what was never acknowledged; say so if it was."""
+        """Cut off what is not known to be acknowledged; an error where it is."""
         claim = 0
         for place in places:
             try:
@@ -356,7 +357,7 @@ class Journal:
             raise self._damaged(bad.sequence, places[0].path, bad.what)
         warnings.warn(
             f"{places[0].path.name}: the log is used up to record {bad.sequence - 1}, and what "
-            f"follows is cut off, as it was never acknowledged ({bad.what})",
+            f"follows is cut off ({bad.what}); it is not known to have been acknowledged",
             LogCutWarning,
             stacklevel=4,
         )

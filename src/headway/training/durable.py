@@ -68,6 +68,8 @@ class LogKeeper:
         self._writer = ThreadPoolExecutor(1, "headway-checkpoint")
         self._writing: Future[None] | None = None
         self._found: Checkpoint | None = None
+        self._is_missing = False
+        self._problem: CheckpointError | None = None
         self._saved = 0
         self._busy_s = 0.0
         self._not_before_s = 0.0
@@ -104,7 +106,15 @@ class LogKeeper:
         self.num_replayed = max(0, self._journal.calls_since_checkpoint - 1)
         self._busy_s = -self.recovery_s
         self._saved = server.version
-        if self.resumed_from is not None:
+        if self._is_missing:
+            _NOTES.warning(
+                "Headway: going on from version %s, %s; there is no log in %s, and updates that came "
+                "after that version, if any, are lost, also those that were acknowledged",
+                f"{server.version:,}",
+                self.resumed_from,
+                self._journal.folder,
+            )
+        elif self.resumed_from is not None:
             _NOTES.warning(
                 "Headway: going on from version %s, every update that was acknowledged; %s and "
                 "%s calls after it, %.2f s",
@@ -143,11 +153,12 @@ class LogKeeper:
         Args:
             hub: Whose server.
         """
+        self._tell(hub)
         if self._writing is not None:
             if not self._writing.done():
                 return
             self._note()
-        if not self._is_due(hub.server.version) or time.monotonic() < self._not_before_s:
+        if not self._is_due(hub) or time.monotonic() < self._not_before_s:
             return
         try:
             self._writing = self._writer.submit(self._begin(hub))
@@ -200,6 +211,8 @@ class LogKeeper:
     def _look_at(self, found: Checkpoint) -> None:
         self._home.check(found.tree, found.path)
         self._found, self.resumed_from = found, found.path
+        # A log has a segment before there is a checkpoint of it.
+        self._is_missing = not any(self._journal.folder.glob("log-*.hwlog"))
 
     def _replay_s(self) -> float:
         assert self.logged is not None
@@ -208,8 +221,11 @@ class LogKeeper:
         reading_s += journal.bytes_since_checkpoint / _BYTES_A_SECOND
         return self.logged.busy_s - self._busy_s + reading_s
 
-    def _is_due(self, version: int) -> bool:
-        if version - self._saved >= self._every or self._journal.failure is not None:
+    def _is_due(self, hub: Hub) -> bool:
+        if hub.server.version - self._saved >= self._every or self._journal.failure is not None:
+            return True
+        # It may be the log itself that fills the disk, and a checkpoint shortens it.
+        if hub.patience.problem is not None and self._journal.calls_since_checkpoint > 0:
             return True
         return self._replay_s() >= _REPLAY_S and self._journal.calls_since_checkpoint > 0
 
@@ -220,6 +236,14 @@ class LogKeeper:
         write = save_checkpoint(self._store, self._journal, hub.server, beside)
         self._saved, self._busy_s = hub.server.version, self.logged.busy_s
         return write
+
+    def _tell(self, hub: Hub) -> None:
+        """Say, once, that the log cannot be written; and that it can be again."""
+        before, self._problem = self._problem, hub.patience.problem or hub.outbox.problem
+        if before is None and self._problem is not None:
+            _NOTES.error("Headway: nothing is taken until it can be logged: %s", self._problem)
+        elif before is not None and self._problem is None:
+            _NOTES.warning("Headway: the log can be written again")
 
     def _note(self) -> None:
         """Remember whether the checkpoint before could be written."""

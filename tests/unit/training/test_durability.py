@@ -290,6 +290,46 @@ def test_a_log_is_not_left_behind(start):
         start.serve(durability="checkpoint")
 
 
+def test_a_log_that_is_missing_is_told(start, caplog):
+    server = start.serve(checkpoint_frequency=1_000)
+    exchange, _ = start.worker(server)
+    for _ in range(2):
+        _push(exchange, _job(exchange))
+    there = start.after_a_crash("there")
+    assert there.version == 2
+    assert "every update that was acknowledged" in caplog.text
+    caplog.clear()
+    to = start.folder.parent / "missing"
+    shutil.copytree(start.folder, to)
+    for path in (to / "log").glob("*.hwlog"):
+        path.unlink()
+    assert start.serve(to).version == 0
+    assert "there is no log in" in caplog.text
+    assert "are lost, also those that were acknowledged" in caplog.text
+    assert "every update that was acknowledged" not in caplog.text
+
+
+def test_a_log_that_cannot_grow_is_told_and_has_a_checkpoint_made(start, full_disk, caplog):
+    server = start.serve(checkpoint_frequency=1_000)
+    full = full_disk(server)
+    exchange, _ = start.worker(server)
+    _push(exchange, _job(exchange))
+    work = _job(exchange)
+    assert len(list(start.folder.glob("checkpoint-*"))) == 1
+    full.append(True)
+    exchange.push(work, torch.ones(2, dtype=torch.float64), num_examples=1, again=False)
+    _hear(exchange, "full")
+    server._hub.call(lambda: server._keeper.settled(server._hub))
+    server._hub.call(lambda: server._keeper._writer.submit(int).result())
+    assert len(list(start.folder.glob("checkpoint-*"))) == 2
+    assert server._keeper._journal.calls_since_checkpoint == 0
+    assert sum("until it can be logged" in line.message for line in caplog.records) == 1
+    full.clear()
+    assert exchange.settle(kit.WAIT_S)
+    server.status()
+    assert "the log can be written again" in caplog.text
+
+
 def test_a_log_begins_at_a_checkpoint_of_the_other_level(start):
     server = start.serve(durability="checkpoint")
     exchange, _ = start.worker(server)
