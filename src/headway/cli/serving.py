@@ -307,6 +307,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
                 ("in flight", text.number(told.get("in_flight", 0))),
                 ("staleness", f"{told.get('staleness', 0.0):.2f} versions"),
                 *([("now", told["waits"])] if told.get("waits") else []),
+                *_troubles(told),
             ]
         ),
     ]
@@ -320,6 +321,21 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in rows]  # fmt: skip
     return [*head, "", *table]
+
+
+def _troubles(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a server cannot write."""
+    log, checkpoint = (told.get("log") or {}).get("error"), told.get("checkpoint_error")
+    troubles = []
+    if log:
+        troubles.append(("log", f"cannot be written, and nothing is taken: {_in_one(log)}"))
+    if checkpoint:
+        troubles.append(("checkpoint", f"it could not be written: {_in_one(checkpoint)}"))
+    return troubles
+
+
+def _in_one(error: str) -> str:
+    return " ".join(error.split())
 
 
 def _why(worker: Mapping[str, Any]) -> str:

@@ -187,9 +187,13 @@ class Keeper:
     def _note(self) -> None:
         """Remember whether the checkpoint before could be written."""
         if self._writing is not None and self._writing.done():
-            error = self._writing.exception()
+            error, before = self._writing.exception(), self.error
             self.error = error if isinstance(error, Exception) else None
             self._writing = None
+            if self.error is not None and before is None:
+                _LOG.error("Headway: a checkpoint could not be written: %s", self.error)
+            elif self.error is None and before is not None:
+                _LOG.warning("Headway: checkpoints can be written again")
 
 
 def save_last(keeper: Keeper | LogKeeper | None, hub: Hub) -> Exception | None:

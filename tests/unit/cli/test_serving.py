@@ -59,6 +59,18 @@ def test_a_worker_trains_for_a_server_of_its_configurations_model(config, capsys
         assert "ada" in capsys.readouterr().out
 
 
+def test_what_a_server_cannot_write_is_shown(monkeypatch, capsys):
+    told = {"log": {"error": "no room:\n  at log-1"}, "checkpoint_error": "the disk failed"}
+    monkeypatch.setattr("headway.runtime.connect.fetch_status", lambda *_, **__: told)
+    assert main(["status", "localhost:1"]) == 0
+    shown = capsys.readouterr().out
+    assert "nothing is taken: no room: at log-1" in shown
+    assert "it could not be written: the disk failed" in shown
+    told.update(log={"error": None}, checkpoint_error=None)
+    assert main(["status", "localhost:1"]) == 0
+    assert "written" not in capsys.readouterr().out
+
+
 def test_a_worker_of_an_algorithm_with_gradients_has_no_optimizer(config, capsys):
     model = headway.models.softmax_regression(inputs=64, classes=10)
     with headway.ParameterServer(model, port=0, update_rule="async_momentum") as server:

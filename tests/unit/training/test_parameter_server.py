@@ -224,7 +224,7 @@ def test_checkpoints_are_written_while_it_runs(tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_and_does_not_end_the_server(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, caplog
 ):
     with kit.server(kit.line(), checkpoint_dir=tmp_path, checkpoint_frequency=1) as server:
         store = server._keeper._store
@@ -239,6 +239,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_does_not_end_the_server
         _train(server, epochs=5)
         assert failed.wait(kit.WAIT_S)
         assert "the disk is full" in server.status()["checkpoint_error"]
+        assert caplog.text.count("a checkpoint could not be written: the disk is full") == 1
         monkeypatch.setattr(store, "save", save)
 
 
