@@ -106,7 +106,11 @@ def server(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A run folder. [default: none]")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A run folder; with checkpoints FOLDER-2 and so on, if it is in use. [default: none]",
+        ),
     ] = None,
     token_file: TokenFile = None,
     certificate: Certificate = None,

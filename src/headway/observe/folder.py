@@ -46,7 +46,7 @@ from headway.observe.result import Result
 from headway.observe.saving import ABOUT, EVENTS, MODEL, POINTS, RESULT, load_result, save_result
 from headway.observe.strict import dumps
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "free_part"]
 
 CONFIG: Final = "config.toml"
 ENVIRONMENT: Final = "environment.json"
@@ -433,6 +433,21 @@ class RunFolder(Closing):
                 help='run again with record="payloads"',
             )
         return PayloadReader(self.path / PAYLOADS)
+
+
+def free_part(folder: Path) -> Path:
+    """The folder itself; where it is in use, the first of ``<folder>-2``, ``<folder>-3``, ...
+
+    Each life of a run with checkpoints leaves a folder of its own, and so does each of a server.
+
+    Args:
+        folder: Which.
+    """
+    number, part = 1, folder
+    while _is_used(part):
+        number += 1
+        part = folder.with_name(f"{folder.name}-{number}")
+    return part
 
 
 def _is_used(path: Path) -> bool:

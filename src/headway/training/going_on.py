@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from headway.observe import weights_hash
+from headway.observe.folder import free_part
 from headway.simulation.settings import Settings, server_for
 from headway.task.fingerprint import Fingerprinted
 from headway.training.home import Home
@@ -48,18 +49,3 @@ def keeper_for(settings: Settings, saved: Saved, beside: Callable[[], Mapping[st
     }
     home = Home(saved.folder, settings.algorithm, server.layout, "checkpoint", about)
     return Keeper(home, saved.every, beside)
-
-
-def free_part(folder: Path) -> Path:
-    """The folder itself; where it is in use, the first of ``<folder>-2``, ``<folder>-3``, ...
-
-    Each life of a run with checkpoints leaves a folder of its own.
-
-    Args:
-        folder: Which.
-    """
-    number, part = 1, folder
-    while part.is_dir() and any(part.iterdir()):
-        number += 1
-        part = folder.with_name(f"{folder.name}-{number}")
-    return part

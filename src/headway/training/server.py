@@ -24,6 +24,7 @@ from headway.core.errors import (
     UsageError,
 )
 from headway.core.scheduler import FirstCome
+from headway.observe.folder import free_part
 from headway.runtime.compression import KINDS
 from headway.runtime.dismissals import MAX_REJECTIONS
 from headway.runtime.hub import Hub
@@ -93,7 +94,8 @@ class ParameterServer:
         durability: What survives when the server is killed. ``"checkpoint"``: what was in the newest
             checkpoint, and no update after it. ``"log"``: every update that was acknowledged,
             applied once; an acknowledgement waits for the disk, and needs a ``checkpoint_dir``.
-        folder: A run folder to write, new or empty, with the events and metrics; ``None``: none.
+        folder: A run folder to write, new or empty, with the events and metrics; ``None``: none. With
+            a ``checkpoint_dir``, one that is in use is left as it is, and ``<folder>-2`` written.
         tls: The server's certificate: :class:`headway.ServerTLS`. ``None``: no encryption.
         token: What workers have to show; ``None``: nothing.
         insecure: Whether it may listen to the network without TLS.
@@ -245,8 +247,11 @@ class ParameterServer:
         if keeper is not None:
             keeper.restore(hub)
             self.resumed_from = keeper.resumed_from
+        folder = self._folder
+        if folder is not None and keeper is not None:
+            folder = free_part(Path(folder))
         self._ledger = Ledger(
-            self._folder,
+            folder,
             algorithm=self.algorithm,
             task=self._original.name,
             seed=self._seed,

@@ -9,6 +9,7 @@ import pytest
 
 import headway
 from headway.core import Waited
+from headway.core.errors import RunFolderError
 from headway.observe import Point, RunFolder
 from headway.observe.appender import Appender
 from headway.training.record import Record
@@ -144,3 +145,22 @@ def test_a_checkpoint_that_failed_before_the_last_one_is_no_warning(tmp_path, mo
         result = server.stop()
     assert failed == [1]
     assert result.warnings == []
+
+
+# --- a folder that is in use
+
+
+def test_a_server_that_goes_on_leaves_its_earlier_folder_as_it_is(tmp_path):
+    places = {"folder": tmp_path / "run", "checkpoint_dir": tmp_path / "kept"}
+    for updates in (2, 3):
+        with kit.server(kit.line(), **places) as server:
+            _work(server, updates)
+    first, second = (headway.Result.load(tmp_path / name) for name in ("run", "run-2"))
+    assert (first.versions, second.versions) == (2, 5)
+
+
+def test_a_server_without_checkpoints_refuses_a_folder_that_is_in_use(tmp_path):
+    with kit.server(kit.line(), folder=tmp_path / "run"):
+        pass
+    with pytest.raises(RunFolderError, match="not empty"):
+        kit.server(kit.line(), folder=tmp_path / "run").start()
