@@ -43,6 +43,7 @@ __all__ = ["Processes", "Team", "all_gone"]
 _METHODS: Final = ("spawn", "forkserver")
 _GRACE_S: Final = 2.0
 _START_S: Final = 300.0
+_LOOK_S: Final = 0.1
 _SPIN_S: Final = 1e-3
 """Most steps of small models are shorter; for others to sleep costs little."""
 _TIMEOUTS: Final = Timeouts()
@@ -175,6 +176,8 @@ class Team:
         algorithm: Likewise.
         seed: Of the run.
         device: Where they train.
+        is_unwanted: Asked again and again while they start. Once it is so, those that were started
+            are ended at once, and there are none.
 
     Attributes:
         failure: What a job raised, with the worker's traceback in a note.
@@ -192,6 +195,7 @@ class Team:
         *,
         seed: int,
         device: torch.device,
+        is_unwanted: Callable[[], bool] = bool,
     ) -> None:
         self.failure: BaseException | None = None
         self.failed_in = -1
@@ -205,13 +209,15 @@ class Team:
         try:
             with _deaf_to_ctrl_c():
                 for index in range(chosen.num_workers):
+                    if is_unwanted():
+                        break
                     factor = float(chosen.slowdown.get(index, 1.0))
                     name = f"worker-{index}"
                     brief = Brief(
                         task, algorithm, seed, name, device, factor, chosen.prefetch, self._spin_s
                     )
                     self._hands.append(_Hand(self._context, brief))
-            self._wait_for_all()
+            self._wait_for_all(is_unwanted)
         except BaseException:
             self.close()
             raise
@@ -284,15 +290,20 @@ class Team:
 
         hub.loop.watch(hand.control, hear)
 
-    def _wait_for_all(self) -> None:
+    def _wait_for_all(self, is_unwanted: Callable[[], bool]) -> None:
         waiting = {hand.control: hand for hand in self._hands}
         until = time.monotonic() + _START_S
-        while waiting:
-            ready = wait(list(waiting), max(0.0, until - time.monotonic()))
-            if not ready:
+        while waiting and not is_unwanted():
+            # Not for longer: a signal's handler does not end the wait.
+            ready = wait(list(waiting), _LOOK_S)
+            if not ready and time.monotonic() > until:
                 raise _not_started("no answer for too long")
             for control in ready:
-                waiting.pop(control).begun()  # type: ignore[call-overload]
+                # Whoever told this process to end may have told all of them.
+                if not is_unwanted():
+                    waiting.pop(control).begun()  # type: ignore[call-overload]
+        if is_unwanted():
+            self.close(0.0)
 
 
 @final

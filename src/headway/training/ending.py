@@ -18,12 +18,36 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 class Ending:
     """Whether the user, or whoever runs this process, wants it to end.
 
+    Args:
+        told: Called when it comes; ``None``: nobody.
+
     Attributes:
         reason: ``"interrupted"`` or ``"terminated"``; empty: nobody wants that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None] | None = None) -> None:
         self.reason = ""
+        self._told = told
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Have this called when it comes, or now if it came before.
+
+        Args:
+            told: From the signal's handler: it must not wait. It may be called twice.
+        """
+        self._told = told
+        if self.reason:
+            told()
+
+    def came(self, reason: str) -> None:
+        """Note it, and tell of it.
+
+        Args:
+            reason: ``"interrupted"`` or ``"terminated"``.
+        """
+        self.reason = reason
+        if self._told is not None:
+            self._told()
 
     def __bool__(self) -> bool:
         return bool(self.reason)
@@ -39,7 +63,7 @@ def ending(told: Callable[[], None] | None = None) -> Iterator[Ending]:
     Args:
         told: Called when it comes, from the signal's handler.
     """
-    wanted = Ending()
+    wanted = Ending(told)
     if threading.current_thread() is not threading.main_thread():
         yield wanted
         return
@@ -51,10 +75,8 @@ def ending(told: Callable[[], None] | None = None) -> Iterator[Ending]:
         before.clear()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        wanted.reason = "interrupted" if number == signal.SIGINT else "terminated"
         restore()
-        if told is not None:
-            told()
+        wanted.came("interrupted" if number == signal.SIGINT else "terminated")
 
     for number in _SIGNALS:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):

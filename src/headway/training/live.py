@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
@@ -64,6 +64,7 @@ class Live:
         label: What tables call it.
         consistency: ``"snapshot"`` or ``"hogwild"``.
         saved: Where checkpoints go, and how many versions from one to the next; ``None``: nowhere.
+        is_unwanted: Whether it shall end before it has begun; asked while processes start.
 
     Raises:
         ConfigurationError: The task cannot be sent to another process, no process started, or the
@@ -80,6 +81,7 @@ class Live:
         label: str,
         consistency: str,
         saved: Saved | None = None,
+        is_unwanted: Callable[[], bool] = bool,
     ) -> None:
         self._settings = settings
         self._about = {**about_run(settings, label), "population": runtime.describe()}
@@ -104,6 +106,7 @@ class Live:
                 settings.algorithm,
                 seed=settings.seed,
                 device=settings.device,
+                is_unwanted=is_unwanted,
             )
         except BaseException:
             self._segments.close()

@@ -139,17 +139,26 @@ def run(
     if folder is not None and not isinstance(folder, RunFolder):
         folder = Path(folder) if saved is None else free_part(Path(folder))
         folder = RunFolder.create(folder, _described(settings, runtime, consistency))
-    try:
-        live = Live(
-            settings, runtime, folder, observers, label or algorithm.name, consistency, saved
-        )
-    except BaseException:
-        if folder is not None:
-            folder.close()
-        raise
-    terminate = partial(live.interrupt, "terminated")
-    with live, interruptible() as ctrl_c, ctrl_c.told(live.interrupt), ending(terminate):
-        return live.run()
+    # From before the first process: who is told to end while workers start, ends in order too.
+    with interruptible() as ctrl_c, ending() as wanted:
+        try:
+            live = Live(
+                settings,
+                runtime,
+                folder,
+                observers,
+                label or algorithm.name,
+                consistency,
+                saved,
+                is_unwanted=lambda: ctrl_c.requested or bool(wanted),
+            )
+        except BaseException:
+            if folder is not None:
+                folder.close()
+            raise
+        with live, ctrl_c.told(live.interrupt):
+            wanted.tell(partial(live.interrupt, "terminated"))
+            return live.run()
 
 
 def _described(settings: Settings, runtime: Processes, consistency: str) -> dict[str, Any]:

@@ -447,3 +447,32 @@ def test_a_terminated_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
             checkpoint_dir=tmp_path / "ckpt",
         ).start()
     assert not multiprocessing.active_children()
+
+
+class EndedAtOnce(Chase):
+    """A task whose workers see to it, before they are ready, that the run is ended."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__([1.0, 2.0])
+        self.number, self.whose = number, os.getpid()
+
+    def trainer(self, algorithm: Any, device: torch.device) -> Any:
+        if os.getpid() != self.whose:
+            os.kill(self.whose, self.number)
+        return super().trainer(algorithm, device)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
+)
+def test_it_may_be_ended_while_its_workers_start(
+    tmp_path: Path, number: signal.Signals, reason: str
+) -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    result = run(EndedAtOnce(number), folder=tmp_path / "r", runtime=hw.Processes(1))
+    assert (result.interrupted, result.stop_reason, result.updates) == (True, reason, 0)
+    assert RunFolder.open(tmp_path / "r").result().stop_reason == reason
+    assert not multiprocessing.active_children()
+    assert {n: signal.getsignal(n) for n in before} == before
