@@ -25,7 +25,8 @@ __all__ = ["Diary", "Visit"]
 
 _T = TypeVar("_T")
 _LOOK_EVERY_S: Final = 0.5
-_SETTLE_S: Final = 30.0
+_SETTLE_S: Final = 2.0
+"""How long one who wants to leave waits for receipts, in all."""
 _LOOK_S: Final = 30.0
 
 
@@ -139,6 +140,7 @@ class Visit:
         self._usual = update_frequency if local_epochs is None else self._steps_of(local_epochs)
         # Whether the present job was cancelled: a server that is lost after that is not asked again.
         self._gave_up = False
+        self._until_s = inf
         self._stream: Stream
 
     def keep(self) -> None:
@@ -228,13 +230,13 @@ class Visit:
             metrics=result.metrics,
             again=again,
         )
-        self._surely(self._exchange.settle)
-        if self._once(push) is False:
+        # Who wants to leave does not wait for a server that takes nothing.
+        if not self._settle() or self._once(push) is False:
             history.updates -= 1
             history.receipts["cancelled"] += 1
         if self._learner.has_chain:
             # Its transforms learn what became of one payload before they make the next.
-            self._surely(self._exchange.settle)
+            self._settle()
 
     def _next(self) -> Work | None:
         began = time.perf_counter()
@@ -269,14 +271,14 @@ class Visit:
             raise error
         self._comeback.lost(error)
 
-    def _settle(self) -> None:
-        """Wait for the receipts; where the user wants this to end, not for ever."""
-        until_s = inf
+    def _settle(self) -> bool:
+        """Wait for the receipts, where the user wants this to end not for ever: whether all came."""
         while not self._surely(partial(self._exchange.settle, _LOOK_EVERY_S)):
             if self._wanted:
-                until_s = min(until_s, time.monotonic() + _SETTLE_S)
-            if time.monotonic() >= until_s:
-                return
+                self._until_s = min(self._until_s, time.monotonic() + _SETTLE_S)
+            if time.monotonic() >= self._until_s:
+                return False
+        return True
 
     def _once(self, say: Callable[[], _T]) -> _T | None:
         """Say something that the exchange says again by itself, when it resumes."""

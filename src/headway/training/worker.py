@@ -277,7 +277,7 @@ class AsyncWorker:
                         raise
             history.stopped = wanted.reason or exchange.stopped or ""
             with suppress(ServerLostError):
-                self._seen = _look(exchange) or self._seen
+                self._seen = _look(exchange, _SHORTLY_S if wanted else _LOOK_S) or self._seen
         except ServerLostError as error:
             if exchange.stopped is None:
                 error.add_note(f"Headway: after {history.updates:,} updates, see worker.history")
@@ -419,7 +419,7 @@ class AsyncWorker:
             )
             try:
                 _, replica = self._enter(invitation)
-                seen = _look(exchange)
+                seen = _look(exchange, _LOOK_S)
             finally:
                 exchange.leave()
         except ExchangeError as error:
@@ -437,8 +437,8 @@ class AsyncWorker:
         return self._seen, self._replica
 
 
-def _look(exchange: Exchange) -> _Seen | None:
-    seen = None if exchange.stopped is not None else exchange.look(_LOOK_S)
+def _look(exchange: Exchange, timeout_s: float) -> _Seen | None:
+    seen = None if exchange.stopped is not None else exchange.look(timeout_s)
     if seen is None or seen.parameters is None:
         return None
     buffers = None if seen.buffers is None else seen.buffers.clone()

@@ -16,6 +16,7 @@ from headway.core.errors import ServerLostError
 from headway.runtime import wire
 from headway.runtime.exchange import Exchange, Work
 from headway.runtime.parcel import Delivery, Parcel
+from headway.task import LocalResult
 from headway.training.batches import read_data
 from headway.training.comeback import Comeback
 from headway.training.ending import Ending
@@ -110,6 +111,46 @@ def test_a_server_that_is_lost_right_after_it_cancelled_a_job_ends_nothing():
     )
     visit.run(0)
     assert diary.history.batches == diary.history.receipts["cancelled"] == 8 == exchange.jobs
+
+
+def test_who_wants_to_leave_does_not_wait_for_a_server_that_takes_nothing(monkeypatch):
+    """A server whose disk is full answers nothing that was handed in."""
+    monkeypatch.setattr("headway.training.visit._SETTLE_S", 0.0)
+    wanted, pushed = Ending(), []
+
+    class Full(Breaking):
+        def settle(self, timeout_s=None):
+            assert timeout_s is not None, "this would wait for ever"
+            wanted.reason = "terminated"
+            return False
+
+        def is_cancelled(self, work):
+            return False
+
+        def push(self, *args, **options):
+            pushed.append(args)
+
+    class Through(Looking):
+        def train(self, work, batches, *args, **options):
+            batches()
+            return LocalResult(torch.zeros(2), 6, 6, 1, {})
+
+    diary = Diary(History(), Meter(torch.nn.functional.mse_loss, {}, 0, {}), 100)
+    visit = Visit(
+        Full(),
+        Through(),
+        diary,
+        passes=read_data((X, Y), None, batch_size=6),
+        epochs=2,
+        update_frequency=1,
+        local_epochs=None,
+        prefetch=True,
+        comeback=Comeback(None, lambda: None, wanted=lambda: bool(wanted), stream=Even()),
+        wanted=wanted,
+    )
+    visit.run(0)
+    assert not pushed
+    assert diary.history.updates == 0
 
 
 def test_a_cancelled_job_that_was_handed_in_counts_as_cancelled_and_not_as_an_update():
