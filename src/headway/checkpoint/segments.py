@@ -249,9 +249,11 @@ class SegmentReader(Closing):
             call = Call(str(meta["door"]), dict(meta["with"]))
             version = int(meta["version"])
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise BadRecordError(
-                f"its description does not parse: {error!r}", sequence, offset
-            ) from error
+            crc = zlib.crc32(raw, zlib.crc32(head, self._salt))
+            what = f"its description does not parse: {error!r}"
+            if not self._ends_well(data_bytes, crc):
+                what = "it fails the checksum"
+            raise BadRecordError(what, sequence, offset) from error
         if not blocks.fit(shapes, data_bytes):
             raise BadRecordError("its description does not fit its length", sequence, offset)
         try:
@@ -264,6 +266,13 @@ class SegmentReader(Closing):
             raise BadRecordError("it fails the checksum", sequence, offset)
         size = _HEAD_BYTES + meta_bytes + data_bytes + _CRC.size
         return Entry(sequence, version, call._replace(tensors=tensors), size)
+
+    def _ends_well(self, data_bytes: int, crc: int) -> bool:
+        """Whether the checksum is right, of a record whose data come now."""
+        while data_bytes > 0 and (chunk := self._file.read(min(_CHUNK, data_bytes))):
+            crc = zlib.crc32(chunk, crc)
+            data_bytes -= len(chunk)
+        return self._file.read(_CRC.size) == _CRC.pack(crc)
 
     def _claim_at(self, data: bytes, place: int) -> int:
         head = data[place : place + _HEAD_BYTES]

@@ -72,6 +72,7 @@ def server(
         int,
         typer.Option(
             metavar="N",
+            min=0,
             help="A worker is told to stop after so many faulty updates in a row. 0: never.",
         ),
     ] = 20,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -125,18 +125,21 @@ class LogKeeper:
             )
         return server
 
-    def restore(self, hub: Hub) -> None:
+    def restore(self, hub: Hub) -> Mapping[str, Any] | None:
         """Make a hub that has not run go on, too: its workers are expected back, with their jobs.
 
         Args:
             hub: Of the server that was opened.
+
+        Returns:
+            The server's state, as ``"server"``; ``None``: it is new.
 
         Raises:
             StateError: The state does not fit.
         """
         found, self._found = self._found, None
         if found is None:
-            return
+            return None
         names = restore_tally(hub, found.tree, found.path)
         state = hub.server.state_dict()
         roster = state["roster"]
@@ -146,6 +149,7 @@ class LogKeeper:
         known = zip(roster["workers"]["index"].tolist(), roster["workers"]["lost"], strict=True)
         here = {roster["names"][index] for index, lost in known if not lost}
         hub.returning.expect(jobs, here, hub.server.now)
+        return {"server": state}
 
     def settled(self, hub: Hub) -> None:
         """Save, if it is due and the last one is written. For the hub's thread.
@@ -176,7 +180,16 @@ class LogKeeper:
         """
         self._writer.shutdown(wait=True)
         self._note()
-        self._begin(hub)()
+        try:
+            self._begin(hub)()
+        except CheckpointError as error:
+            raise CheckpointError(
+                "the last checkpoint cannot be written; every update that was acknowledged is in the "
+                "log",
+                where=error.where,
+                got=" ".join(str(error.got or error.message).split()),
+                help="free some space; the next start reads the log",
+            ) from error
 
     def close(self) -> None:
         """Write no more. May be called twice."""

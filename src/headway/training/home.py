@@ -52,7 +52,7 @@ def check_durability(level: str, folder: str | os.PathLike[str] | None, *, where
             "a log needs a folder",
             where=where,
             got='durability="log" without checkpoint_dir',
-            help="give checkpoint_dir=...",
+            help="give checkpoint_dir=..., on the command line --checkpoint-dir",
         )
 
 

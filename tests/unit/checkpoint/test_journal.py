@@ -192,6 +192,18 @@ class TestDamage:
             assert "checkpoint 0 and the 3 records after it are sound" in str(caught.value)
             assert "move log away" in str(caught.value)
 
+    def test_a_description_that_was_damaged_is_not_said_to_be_written_so(self):
+        with a_town() as town:
+            house = self.house(town)
+            path = newest_segment(house.folder)
+            raw = bytearray(path.read_bytes())
+            place = raw.index(b'"door"', house.ends[3])
+            raw[place] ^= 1
+            path.write_bytes(raw)
+            with pytest.raises(CheckpointError, match="record 4 of the log was ack") as caught:
+                town.after_a_crash(house)
+            assert caught.value.got == "it fails the checksum"
+
     def test_doing_as_it_says_helps(self):
         with a_town() as town:
             house = self.house(town)

@@ -103,7 +103,9 @@ def test_the_command_line_beats_the_file_in_what_is_compressed(config, capsys):
     ) as server:
         arguments = ["worker", server.address, config(), "--set", "compression.pushes=topk"]
         assert main(arguments) == 2
-        assert "does not offer" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "does not offer" in told
+        assert "--compression" in told
         assert main([*arguments, "--compression", "bf16", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["encoding"] == "bf16() (as was asked for)"
 
@@ -144,6 +146,8 @@ def test_a_server_offers_what_it_was_told_to(config, monkeypatch, asked, kinds, 
         (["server", "CONFIG", "--certificate", "x.pem"], "belong together"),
         (["server", "CONFIG", "--staleness-policy", "fliter"], "filter"),
         (["server", "CONFIG", "--staleness-lr-factor", "0.5"], "adaptive_lr alone"),
+        (["server", "CONFIG", "--max-rejections", "-1"], "equal to 0"),
+        (["server", "CONFIG", "--durability", "log"], "--checkpoint-dir"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_few_lines(config, capsys, arguments, words):

@@ -180,6 +180,21 @@ def test_a_server_that_was_stopped_goes_on(start):
     assert server.status()["log"]["replayed"] == 0
 
 
+def test_a_stop_without_room_says_that_the_log_has_everything(start, monkeypatch):
+    server = start.serve()
+    exchange, _ = start.worker(server)
+    _push(exchange, _job(exchange))
+    exchange.leave()
+
+    def full(*_):
+        raise CheckpointError("cannot write the checkpoint", got="no space left")
+
+    monkeypatch.setattr(server._keeper._store, "save", full)
+    with pytest.raises(CheckpointError, match="every update that was acknowledged is in the log"):
+        server.stop()
+    assert start.serve().version == 1
+
+
 def test_a_checkpoint_is_due_by_versions_and_by_what_a_replay_would_take(start, monkeypatch):
     server = start.serve(checkpoint_frequency=1_000)
     exchange, _ = start.worker(server)

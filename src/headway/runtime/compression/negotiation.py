@@ -139,6 +139,8 @@ def _by_link(kinds: frozenset[str], link: Link) -> Codec:
 def _not_offered(wanted: str, kinds: frozenset[str]) -> ConfigurationError:
     return ConfigurationError(
         "the server does not offer this compression",
+        where="AsyncWorker(compression=...), --compression",
         got=wanted,
         expected=", ".join(sorted(kinds)) or "nothing is offered",
+        help='choose one that it offers, or "none", which every server reads',
     )
