@@ -42,8 +42,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import headway as hw
 from headway import models
+from headway.core.errors import ConfigurationError
 from headway.simulation.engine import Engine
-from headway.simulation.resolve import resolve
+from headway.simulation.resolve import resolve, usable_device
 from headway.task import LocalTraining, Task
 
 EPOCHS, BATCH, EXAMPLES, RATE, CLIENTS, ROUND = 5, 10, 50, 0.01, 300, 100
@@ -331,6 +332,10 @@ def main() -> None:
     compiles = [False] if arguments.eager else [False, True]
     if arguments.device != "cpu" and not arguments.groups:
         parser.error("on another device than the CPU say which --groups")
+    try:
+        usable_device(arguments.device, where="--device")
+    except ConfigurationError as error:
+        parser.error(str(error))
     rows, given = [], (arguments.repeats, arguments.share)
     for name in arguments.models:
         if arguments.groups:

@@ -211,7 +211,18 @@ def _check(
     for name, value in optional.items():
         if value is not None:
             check_whole_number(name, value, least=1)
-    if not 0 <= held_out < 1:
+    is_number = isinstance(held_out, int | float) and not isinstance(held_out, bool)
+    if not is_number or not 0 <= held_out < 1:
         raise ConfigurationError(
-            "held_out is a share in [0, 1)", where="held_out", got=repr(held_out)
+            "held_out is a share in [0, 1)",
+            where="stdlib_text(held_out=...)",
+            got=repr(held_out),
+            help="write a number such as held_out=0.1",
+        )
+    if part == "test" and held_out == 0:
+        raise ConfigurationError(
+            "the test part has no files where none are held out",
+            where="stdlib_text(part=..., held_out=...)",
+            got='part="test", held_out=0',
+            help="raise held_out, or split the training part with Dataset.split",
         )

@@ -298,5 +298,14 @@ def _unusable(client: int, got: str, expected: str) -> ConfigurationError:
 
 
 def check_leaving(leaving: str, where: str) -> None:
+    """Refuse what is no way to leave.
+
+    Args:
+        leaving: What was given.
+        where: The function it was given to.
+
+    Raises:
+        UnknownNameError: It is neither ``"finish"`` nor ``"lose"``.
+    """
     if leaving not in _LEAVING:
         raise UnknownNameError.of("leaving", str(leaving), _LEAVING, where=where)

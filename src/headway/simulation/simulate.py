@@ -240,6 +240,9 @@ class _Recorder:
         reason = engine.fail(error)
         where = engine.failed_in or "the run"
         told = f"Headway: in {where}, after {engine.tally.updates:,} updates"
+        if not engine.history:
+            # The initial model could not even be measured, and torch says it in its own words.
+            told += "; does the model take such inputs, and the loss such targets?"
         result = _result(engine, reason, self._label)
         self._journal.failed(result, engine.server.take_events(), error, told)
 

@@ -142,3 +142,15 @@ def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "python.zip"))
     with pytest.raises(DataError, match="no sources"):
         stdlib_text()
+
+
+@pytest.mark.parametrize("held_out", ["x", None, True, -0.1, 1, float("nan")])
+def test_a_share_that_is_none_is_refused(held_out):
+    with pytest.raises(ConfigurationError, match="held_out is a share") as caught:
+        stdlib_text(held_out=held_out)
+    assert caught.value.help
+
+
+def test_a_test_part_of_nothing_names_the_share():
+    with pytest.raises(ConfigurationError, match="none are held out"):
+        stdlib_text(part="test", held_out=0)

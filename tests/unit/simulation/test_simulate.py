@@ -107,7 +107,7 @@ def test_a_population_of_another_size_names_both_numbers() -> None:
         ({"seed": -1}, ConfigurationError, "a seed is out of range"),
         ({"seed": 2**63}, ConfigurationError, "a seed is out of range"),
         ({"device": "nowhere"}, ConfigurationError, r"device `.*` cannot be used here"),
-        ({"evaluate_every": 0}, ConfigurationError, "updates cannot be 0"),
+        ({"evaluate_every": 0}, ConfigurationError, "evaluate_every cannot be 0"),
         ({"evaluate_every": 2.5}, ArgumentTypeError, "whole number"),
         ({"concurrency": 0}, ConfigurationError, "concurrency"),
         ({"scheduler": 3}, ArgumentTypeError, "not a scheduler"),
@@ -568,3 +568,12 @@ def test_in_another_thread_no_signal_is_touched() -> None:
     thread.start()
     thread.join(timeout=60)
     assert [result.updates for result in results] == [20]
+
+
+def test_a_model_that_does_not_fit_the_data_is_named_as_the_cause():
+    data = [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)) for _ in range(2)]
+    task = hw.Task(lambda: torch.nn.Linear(5, 2), "cross_entropy", data, data[0])
+    with pytest.raises(RuntimeError) as caught:
+        hw.simulate(task, hw.algorithms.fedasync(), stop=hw.until(updates=2))
+    assert "in evaluation" in caught.value.__notes__[0]
+    assert "does the model take such inputs" in caught.value.__notes__[0]
