@@ -101,10 +101,12 @@ class PlainLines:
         self._clock = clock
         self._due = 0.0
         self._run = ""
+        self._is_real = False
 
     def started(self, info: RunInfo) -> None:
         """A run begins: its first evaluation is shown at once."""
         self._run = f"{info.label}, seed {info.seed}"
+        self._is_real = info.is_real
         self._due = self._clock()
 
     def progress(self, snapshot: Snapshot) -> None:
@@ -116,7 +118,8 @@ class PlainLines:
             return
         self._due = self._clock() + LINE_EVERY_S
         time_s = seconds(round(point.virtual_time_s, 2))
-        self._say(f"{number(point.updates)} updates, {time_s} virtual, {_metrics(point.metrics)}")
+        time_s = time_s if self._is_real else f"{time_s} virtual"
+        self._say(f"{number(point.updates)} updates, {time_s}, {_metrics(point.metrics)}")
 
     def finished(self, result: Result) -> None:
         """Write how the run ended."""

@@ -150,9 +150,12 @@ def _together(resolved: Resolved, show: _Show, *, real: bool = False) -> None:
     from headway.cli.jobs import gather, open_comparison, plans
     from headway.cli.progress import progress
     from headway.simulation.interruption import interruptible
+    from headway.training.going_on import free_part
 
     jobs = plans(resolved, real=real)
     folder, overwrite, quiet, as_json = show
+    if not overwrite and any(job.options.get("checkpoint_dir") for job in jobs):
+        folder = free_part(folder)
     open_comparison(folder, resolved, overwrite=overwrite)
     results: list[Result] = []
     runs = [(job.label, job.seed) for job in jobs]

@@ -22,6 +22,7 @@ class RunInfo(NamedTuple):
         num_clients: How many clients there are.
         concurrency: How many jobs can be in flight, ``None`` for no limit.
         stop: What will end it, in words.
+        is_real: Whether workers train it, so that its times are not virtual.
     """
 
     label: str
@@ -31,6 +32,7 @@ class RunInfo(NamedTuple):
     num_clients: int
     concurrency: int | None
     stop: str
+    is_real: bool = False
 
 
 class Snapshot(NamedTuple):

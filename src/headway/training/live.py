@@ -156,7 +156,8 @@ class Live:
         Raises:
             Exception: What a job, an evaluation or the algorithm raised.
         """
-        self._journal.started(run_info(self._settings, self._label), self._about, self._server)
+        info = run_info(self._settings, self._label)._replace(is_real=True)
+        self._journal.started(info, self._about, self._server)
         try:
             self._measure(self._shot())
             self._began = time.monotonic()

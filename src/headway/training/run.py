@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,6 +15,8 @@ from headway.algorithms.arguments import check_count
 from headway.core import Algorithm, Recording, Scheduler
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.observe import Observer, Result, RunFolder
+from headway.observe.folder import CONFIG, ENVIRONMENT
+from headway.observe.saving import EVENTS, POINTS
 from headway.runtime.processes import Processes
 from headway.simulation.interruption import interruptible
 from headway.simulation.resolve import check_kind, describe, resolve
@@ -154,11 +157,21 @@ def run(
             )
         except BaseException:
             if folder is not None:
-                folder.close()
+                _leave(folder)
             raise
         with live, ctrl_c.told(live.interrupt):
             wanted.tell(partial(live.interrupt, "terminated"))
             return live.run()
+
+
+def _leave(folder: RunFolder) -> None:
+    """Take a folder away that no run has begun in."""
+    folder.close()
+    for name in (CONFIG, ENVIRONMENT, EVENTS, POINTS):
+        (folder.path / name).unlink(missing_ok=True)
+    # What else is in it is not the run's.
+    with suppress(OSError):
+        folder.path.rmdir()
 
 
 def _described(settings: Settings, runtime: Processes, consistency: str) -> dict[str, Any]:

@@ -76,6 +76,34 @@ def test_a_run_is_replayed_by_the_command(tmp_path: Path, capsys: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_says_real_seconds_and_leaves_no_folder_where_its_checkpoint_is_refused(
+    tmp_path: Path, capsys: Any
+) -> None:
+    path, saved = written(tmp_path, ONE), ["--checkpoint-dir", str(tmp_path / "kept")]
+    assert main(["run", path, "--out", str(tmp_path / "out"), *saved]) == 0
+    told = capsys.readouterr().err
+    assert "0 updates, 0 s, loss" in told
+    assert "virtual" not in told
+    other = tmp_path / "other"
+    assert main(["run", path, "--out", str(other), *saved, "--set", "seed=3"]) == 2
+    assert "another run" in capsys.readouterr().err
+    assert not other.exists()
+
+
+@pytest.mark.slow
+def test_several_algorithms_go_on_from_their_checkpoints(tmp_path: Path, capsys: Any) -> None:
+    path, out = written(tmp_path, TWO), tmp_path / "out"
+    command = ["run", path, "--out", str(out), "--checkpoint-dir", str(tmp_path / "kept"), "--json"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--set", "stop.updates=60"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["folder"] == f"{out}-2"
+    assert all(run["updates"] >= 60 for run in told["runs"])
+    assert all("went on from" in run["warnings"][0] for run in told["runs"])
+
+
+@pytest.mark.slow
 def test_several_algorithms_are_compared(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     assert main(["run", written(tmp_path, TWO), "--out", str(out), "--json"]) == 0
