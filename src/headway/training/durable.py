@@ -132,7 +132,8 @@ class LogKeeper:
             hub: Of the server that was opened.
 
         Returns:
-            The server's state, as ``"server"``; ``None``: it is new.
+            The server's state, and whether it had ended in order: ``"server"`` and ``"ended"``;
+            ``None``: it is new.
 
         Raises:
             StateError: The state does not fit.
@@ -149,7 +150,7 @@ class LogKeeper:
         known = zip(roster["workers"]["index"].tolist(), roster["workers"]["lost"], strict=True)
         here = {roster["names"][index] for index, lost in known if not lost}
         hub.returning.expect(jobs, here, hub.server.now)
-        return {"server": state}
+        return {"server": state, "ended": found.tree.get("ended", False)}
 
     def settled(self, hub: Hub) -> None:
         """Save, if it is due and the last one is written. For the hub's thread.

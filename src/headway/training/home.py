@@ -130,6 +130,7 @@ class Home:
             "library": __version__,
             "algorithm": self._algorithm.fingerprint,
             "layout": self._layout.describe(),
+            "ended": hub is not None and hub.state == "ended",
             "about": self._about,
             "tally": None if hub is None else hub.tally.state_dict(),
             "workers": [member.name for member in members],

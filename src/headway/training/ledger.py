@@ -12,6 +12,7 @@ from headway.core import Bulk, Submitted
 from headway.core.errors import ExchangeError
 from headway.observe import Point, Result, RunFolder
 from headway.observe.journal import result_of
+from headway.runtime.returning import RETURN_S
 from headway.training.guestbook import Guestbook
 from headway.training.record import Record
 from headway.training.standstill import Standstill
@@ -49,8 +50,8 @@ class Ledger:
         began_s: The server's time at which this process began.
 
     Attributes:
-        seen: How many workers have asked for work since the start, and how many are here, working
-            or looking. For any thread.
+        seen: How many workers have asked for work since the start, or had left before it, and how
+            many are here, working or looking. For any thread.
         guests: What is said of who comes and goes.
     """
 
@@ -65,6 +66,10 @@ class Ledger:
         began_s: float,
     ) -> None:
         self.seen = (0, 0)
+        self._finished: set[str] = set()
+        self._awaited: set[str] = set()
+        self._num_working = 0
+        self._awaited_until_s = time.monotonic() + RETURN_S
         self.guests = Guestbook()
         self._standstill = Standstill(algorithm)
         self._about = _about(algorithm, task, seed, concurrency)
@@ -83,13 +88,15 @@ class Ledger:
     # --- for any thread
 
     def is_over(self, num_workers: int) -> bool:
-        """Whether so many have joined, and nobody is here.
+        """Whether so many have joined, and nobody is here, or likely to come back.
 
         Args:
             num_workers: At least 1.
         """
         joined, here = self.seen
-        return joined >= num_workers and here == 0
+        if joined < num_workers or here:
+            return False
+        return not self._awaited or time.monotonic() >= self._awaited_until_s
 
     def wait(self, timeout_s: float) -> None:
         """Wait until somebody comes or goes. If all have been waiting for others, it is said.
@@ -107,6 +114,17 @@ class Ledger:
         with self._changed:
             self._changed.notify_all()
 
+    def goes_on(self, roster: Mapping[str, Any]) -> None:
+        """Count those who had left an earlier life of the server. Before the hub runs.
+
+        Args:
+            roster: From the server's state, as it was found.
+        """
+        workers = roster["workers"]
+        for index, lost in zip(workers["index"].tolist(), workers["lost"], strict=True):
+            (self._finished if lost else self._awaited).add(roster["names"][index])
+        self.seen = (len(self._finished), 0)
+
     # --- for the hub's thread
 
     def settled(self, hub: Hub) -> None:
@@ -116,9 +134,17 @@ class Ledger:
             hub: Whose server.
         """
         members = hub.members
-        here = len(members.here)
-        if (members.num_working, here) != self.seen:
-            self.seen = (members.num_working, here)
+        if members.num_working != self._num_working:
+            self._num_working = members.num_working
+            # Whoever is back is counted by the members; and they forget those who go again.
+            names = (*self._finished, *self._awaited)
+            known = map(members.by_name.get, names)
+            back = {member.name for member in known if member is not None and member.works}
+            self._finished -= back
+            self._awaited -= back
+        seen = (members.num_working + len(self._finished), len(members.here))
+        if seen != self.seen:
+            self.seen = seen
             with self._changed:
                 self._changed.notify_all()
         self._standstill.look(hub)

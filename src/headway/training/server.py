@@ -244,9 +244,9 @@ class ParameterServer:
             logged=logged,
             max_rejections=self._max_rejections,
         )
+        found = None
         if keeper is not None:
-            keeper.restore(hub)
-            self.resumed_from = keeper.resumed_from
+            found, self.resumed_from = keeper.restore(hub), keeper.resumed_from
         folder = self._folder
         if folder is not None and keeper is not None:
             folder = free_part(Path(folder))
@@ -258,6 +258,8 @@ class ParameterServer:
             concurrency=self._scheduler.concurrency,
             began_s=self._offset_s,
         )
+        if found is not None and not found.get("ended", False):
+            self._ledger.goes_on(found["server"]["roster"])
         hub.settled, hub.members.noticed = self._settled, self._ledger.guests.note
         host, port, tls, token, insecure, max_workers = self._place
         network = NetworkServer(
