@@ -211,7 +211,8 @@ def _check(
     for name, value in optional.items():
         if value is not None:
             check_whole_number(name, value, least=1)
-    is_number = isinstance(held_out, int | float) and not isinstance(held_out, bool)
+    given: object = held_out
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
     if not is_number or not 0 <= held_out < 1:
         raise ConfigurationError(
             "held_out is a share in [0, 1)",
