@@ -147,6 +147,14 @@ def with_port(address: str, port: int) -> str:
             got=repr(given),
             expected='"host:port", or "host"',
         )
+    if "/" in address:
+        raise ConfigurationError(
+            "a server's address is not a URL",
+            where="AsyncWorker(server_address=...)",
+            got=address,
+            expected='"host:port", or "host"',
+            help=f'write "{address.rpartition("://")[2].partition("/")[0]}"',
+        )
     head, colon, tail = address.rpartition(":")
     bare_v6 = address.count(":") > 1 and not address.startswith("[")
     if bare_v6:

@@ -29,8 +29,10 @@ _SERVER_OPTIMIZERS: Final[dict[str, OptimizerFactory]] = {
 _WHERE: Final = "update_rule"
 _UNWEIGHTED: Final = constant(1.0)
 
-RULES: Final = tuple(sorted({*ALGORITHMS, *_SERVER_OPTIMIZERS}))
-"""The update rules that have names: the gallery's, and those where the server owns the optimizer."""
+_WITH_DATA: Final = ("zeno",)
+RULES: Final = tuple(sorted({*ALGORITHMS, *_SERVER_OPTIMIZERS} - {*_WITH_DATA}))
+"""The update rules that have names: those of the gallery that need no data at the server, and those
+where the server owns the optimizer."""
 
 
 def choose_algorithm(
@@ -96,6 +98,8 @@ def choose_algorithm(
         assert isinstance(rule, Algorithm)
         _refuse_options(f"the algorithm `{rule.name}`", server_optimizer, learning_rate)
         chosen = rule
+    if chosen.needs.reference_gradient:
+        raise _needs_data(chosen.name)
     return apply_policies(
         chosen,
         staleness_policy,
@@ -107,6 +111,8 @@ def choose_algorithm(
 def _named(
     rule: str, optimizer: Any, learning_rate: float | None, replaces_weight: bool
 ) -> Algorithm:
+    if rule in _WITH_DATA:
+        raise _needs_data(rule)
     if rule not in RULES:
         raise UnknownNameError.of("update rule", rule, RULES, where=_WHERE)
     if rule == _USUAL_RULE:
@@ -164,6 +170,17 @@ def _from_gallery(
     return make(**options)
 
 
+def _needs_data(rule: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"`{rule}` judges updates by data of the server's own, and a parameter server has none",
+        where=_WHERE,
+        got=rule,
+        expected=f"one of {', '.join(RULES)}, or an algorithm that needs no reference gradient",
+        help="take another rule, such as basgd; or drive headway.core.Server(..., "
+        "reference_gradient=f) yourself; simulate() and run() take the task's data for it",
+    )
+
+
 def _refuse_options(
     what: str, optimizer: object, learning_rate: object, *, by_worker: bool = False
 ) -> None:
@@ -193,7 +210,7 @@ def _check_value(value: object, where: str) -> None:
     if isinstance(value, Algorithm):
         return
     name = getattr(value, "__name__", "")
-    is_factory = ALGORITHMS.get(name) is value
+    is_factory = bool(name) and ALGORITHMS.get(name) is value
     raise ArgumentTypeError(
         "that is no algorithm",
         where=where,

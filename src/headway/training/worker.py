@@ -35,6 +35,7 @@ from headway.task.metrics import Loss, Metric, choose_loss
 from headway.task.replica import Replica
 from headway.training.batches import read_data
 from headway.training.comeback import Comeback, go_on
+from headway.training.devices import usable_device
 from headway.training.ending import Ending, ending
 from headway.training.history import History
 from headway.training.instructions import Instructions, read_instructions
@@ -155,7 +156,7 @@ class AsyncWorker:
                 )
         self.address = with_port(server_address, port)
         self.name = name
-        self.device = _usable(device)
+        self.device = usable_device(device)
         self._batch_size = local_batch_size
         self._update_frequency = update_frequency
         self._local_epochs = local_epochs
@@ -465,19 +466,6 @@ def _built(invitation: Invitation) -> nn.Module:
             help="give this worker the model: AsyncWorker(address, model=MyModel())",
         )
     return module
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    found = torch.device(device)
-    try:
-        torch.empty(1, device=found)
-    # Torch has no error of its own for a device: a driver that fails is a RuntimeError, and where
-    # CUDA was left out of the build it is an AssertionError.
-    except (AssertionError, RuntimeError) as error:
-        problem = str(error).splitlines()[0]
-        _LOG.warning("Headway: training on the CPU; %s cannot be used here: %s", device, problem)
-        return torch.device("cpu")
-    return found
 
 
 def _as_loss(loss_fn: Any) -> Loss:

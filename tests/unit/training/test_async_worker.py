@@ -484,6 +484,20 @@ def test_the_lack_of_an_optimizer_is_an_error_where_it_is_the_workers():
         _train(server)
 
 
+@pytest.mark.parametrize("device", ["gpu", "meta", 3.5])
+def test_what_is_no_device_is_refused_in_words(device):
+    with pytest.raises(ConfigurationError, match="no device to train on") as caught:
+        headway.AsyncWorker(device=device)
+    assert repr(device) in caught.value.got
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:5000", "grpc://127.0.0.1:5000/"])
+def test_a_url_is_no_address(address):
+    with pytest.raises(ConfigurationError, match="not a URL") as caught:
+        headway.AsyncWorker(address)
+    assert (caught.value.got, caught.value.help) == (address, 'write "127.0.0.1:5000"')
+
+
 def test_an_unknown_device_is_replaced_with_one_notice(caplog, monkeypatch):
     real = torch.empty
 

@@ -50,7 +50,8 @@ def test_async_sgd_with_plain_sgd_and_one_batch_is_asynchronous_sgd_exactly():
 def test_every_name_makes_its_algorithm(name):
     algorithm = choose_algorithm(name)
     assert algorithm.name == ("async_delta" if name == "async_sgd" else name)
-    assert set(RULES) == {*ALGORITHMS, "async_adam", "async_momentum"}
+    able = {name for name, make in ALGORITHMS.items() if not make().needs.reference_gradient}
+    assert set(RULES) == {*able, "async_adam", "async_momentum"}
 
 
 @pytest.mark.parametrize(
@@ -148,3 +149,17 @@ def test_what_contradicts_itself_is_refused(options, kind, words):
     with pytest.raises(kind) as caught:
         choose_algorithm(**options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"update_rule": "zeno"}, {"algorithm": algorithms.zeno()}])
+def test_a_rule_that_needs_data_at_the_server_is_refused_before_it_starts(given):
+    with pytest.raises(ConfigurationError, match="data of the server's own") as caught:
+        choose_algorithm(**given)
+    assert "core.Server" in caught.value.help
+    assert "zeno" not in RULES
+
+
+def test_none_is_no_rule_and_no_function_without_a_name():
+    with pytest.raises(ArgumentTypeError, match="that is no algorithm") as caught:
+        choose_algorithm(None)
+    assert (caught.value.got, caught.value.help) == ("None", None)
