@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, final
 
@@ -30,7 +30,7 @@ LOG: Final = "log"
 _FORM: Final = 1
 _STARTS: Final = "starts.json"
 _DURABILITIES: Final = ("checkpoint", "log")
-_SHORT: Final = 300
+_SHORT: Final = 100
 
 
 def check_durability(level: str, folder: str | os.PathLike[str] | None, *, where: str) -> None:
@@ -159,8 +159,8 @@ class Home:
             raise ConfigurationError(
                 "the checkpoint is of another run",
                 where=str(path),
-                got=_short(self._about),
-                expected=_short(tree.get("about")),
+                got=_short(self._about, tree.get("about")),
+                expected=_short(tree.get("about"), self._about),
                 help="start it with the task and the seed that it had, or choose another "
                 "checkpoint_dir",
             )
@@ -188,8 +188,25 @@ class Home:
             )
 
 
-def _short(about: Any) -> str:
+def _short(about: Any, other: Any) -> str:
+    """What one run is, and another is not."""
     if about is None:
         return "a server that workers connect to"
-    text = strict.dumps(about)
+    if other is None:
+        return _cut(f"a run: {strict.dumps(about)}")
+    parts = [_cut(f"{name} = {strict.dumps(value)}") for name, value in _only(about, other)]
+    return ", ".join(parts) or "nothing beside what both have"
+
+
+def _only(about: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a tree that are not in another, by where they stand."""
+    if not isinstance(about, dict) or not isinstance(other, dict):
+        yield place, about
+        return
+    for name, value in about.items():
+        if name not in other or value != other[name]:
+            yield from _only(value, other.get(name), f"{place}.{name}" if place else name)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."

@@ -437,8 +437,11 @@ def test_a_terminated_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert second.wall_time_s > first.wall_time_s
     assert second.folder == tmp_path / "r-2"
     assert any("went on from" in text for text in second.warnings)
-    with pytest.raises(ConfigurationError, match="of another run"):
+    with pytest.raises(ConfigurationError, match="of another run") as caught:
         run(**{**saved, "seed": 4})
+    assert "seed = 4" in caught.value.got
+    assert "seed = 3" in caught.value.expected
+    assert "num_clients" not in caught.value.got
     with pytest.raises(ConfigurationError, match="of another run"):
         hw.ParameterServer(
             torch.nn.Linear(2, 1),
