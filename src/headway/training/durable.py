@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -239,7 +240,7 @@ class LogKeeper:
         if hub.server.version - self._saved >= self._every or self._journal.failure is not None:
             return True
         # It may be the log itself that fills the disk, and a checkpoint shortens it.
-        if hub.patience.problem is not None and self._journal.calls_since_checkpoint > 0:
+        if _lacks_space(hub.patience.problem) and self._journal.calls_since_checkpoint > 0:
             return True
         return self._replay_s() >= _REPLAY_S and self._journal.calls_since_checkpoint > 0
 
@@ -278,3 +279,8 @@ class LogKeeper:
         # It is due until there is one: its log is as long as it was.
         self._saved -= self._every
         self._not_before_s = time.monotonic() + _AGAIN_S
+
+
+def _lacks_space(problem: CheckpointError | None) -> bool:
+    cause = None if problem is None else problem.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import pytest
@@ -226,7 +227,7 @@ def full_disk(monkeypatch):
 
         def refusing(call, *, version):
             if switch:
-                raise CheckpointError("the disk is full")
+                raise CheckpointError("the disk is full") from OSError(errno.ENOSPC, "full")
             return append(call, version=version)
 
         monkeypatch.setattr(journal, "append", refusing)
