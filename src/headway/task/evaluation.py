@@ -20,13 +20,17 @@ __all__ = ["Evaluator", "choose_metrics"]
 
 
 def choose_metrics(
-    metrics: str | Sequence[str] | Mapping[str, Metric], loss: Loss
+    metrics: str | Sequence[str] | Mapping[str, Metric],
+    loss: Loss,
+    *,
+    where: str = "Task(metrics=...)",
 ) -> tuple[dict[str, Metric], dict[str, Metric]]:
     """Divide metrics into means over examples and functions of all outputs.
 
     Args:
         metrics: Names, or a mapping of name to function.
         loss: What ``"loss"`` stands for.
+        where: The argument that errors name.
 
     Returns:
         Those that are averaged over batches, and those that need all outputs at once.
@@ -37,21 +41,19 @@ def choose_metrics(
         ArgumentTypeError: Not a name or function where one is due.
     """
     if not metrics:
-        raise ConfigurationError(
-            "a task needs at least one metric", where="Task(metrics=...)", got=repr(metrics)
-        )
+        raise ConfigurationError("at least one metric is needed", where=where, got=repr(metrics))
     if isinstance(metrics, Mapping):
         for name, metric in metrics.items():
             if not callable(metric):
                 raise ArgumentTypeError(
-                    f"metric `{name}` is not a function", where="Task(metrics=...)", got=metric
+                    f"metric `{name}` is not a function", where=where, got=metric
                 )
         return {}, dict(metrics)
     known: dict[str, Metric] = {"accuracy": accuracy, "bits": bits, "loss": loss}
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     for name in names:
         if name not in known:
-            raise UnknownNameError.of("metric", str(name), METRICS, where="Task(metrics=...)")
+            raise UnknownNameError.of("metric", str(name), METRICS, where=where)
     return {name: known[name] for name in names}, {}
 
 

@@ -98,8 +98,12 @@ METRICS: Final = ("accuracy", "bits", "loss")
 """Metrics by name; ``"loss"`` is the task's own."""
 
 
-def choose_loss(loss: str | Loss) -> Loss:
+def choose_loss(loss: str | Loss, *, where: str = "Task(loss=...)") -> Loss:
     """Find a loss by name, or take a function as it is.
+
+    Args:
+        loss: A name of :data:`LOSSES`, or a function.
+        where: The argument that errors name.
 
     Raises:
         UnknownNameError: No loss of this name.
@@ -107,12 +111,12 @@ def choose_loss(loss: str | Loss) -> Loss:
     """
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise UnknownNameError.of("loss", loss, LOSSES, where="Task(loss=...)")
+            raise UnknownNameError.of("loss", loss, LOSSES, where=where)
         return LOSSES[loss]
     if not callable(loss):
         raise ArgumentTypeError(
             "that is not a loss",
-            where="Task(loss=...)",
+            where=where,
             got=repr(loss),
             expected="a name, or a function (outputs, targets) -> mean loss",
         )

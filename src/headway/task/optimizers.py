@@ -164,6 +164,8 @@ def _check(
             where=where,
             got=f"{given[twice[0]]} in the partial, {options[twice[0]]} in options",
         )
+    if "learning_rate" in given or "learning_rate" in options:
+        _refuse_rate({**given, **options}["learning_rate"], where)
     for rate in ("lr", "learning_rate"):
         if rate in given or rate in options:
             raise ConfigurationError(
@@ -173,6 +175,17 @@ def _check(
                 help="write LocalTraining(learning_rate=...), which algorithms may override",
             )
     check_options(cls, {**given, **options}, where=where)
+
+
+def _refuse_rate(rate: object, where: str) -> None:
+    """Refuse `learning_rate` where the rate is one of the optimizer's own options."""
+    if where != _WHERE:
+        raise ConfigurationError(
+            "the learning rate of a torch optimizer is called `lr`",
+            where=where,
+            got=f"learning_rate={rate}",
+            help=f"write lr={rate}",
+        )
 
 
 def check_options(cls: type[Optimizer], options: Mapping[str, Any], *, where: str = _WHERE) -> None:

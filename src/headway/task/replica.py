@@ -105,8 +105,12 @@ class Replica:
                 for name, first in self._scratch.items():
                     named[name].copy_(first)
 
-    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, loss: Tensor, *, where: str = "Task(loss=...)") -> tuple[Tensor, ...]:
         """The gradient of each of :attr:`trainable`, zeros for those that the loss ignores.
+
+        Args:
+            loss: Of a batch, one number.
+            where: The argument that errors name.
 
         Raises:
             ConfigurationError: The loss is not a scalar.
@@ -114,7 +118,7 @@ class Replica:
         if loss.dim():
             raise ConfigurationError(
                 "the loss must be one number",
-                where="Task(loss=...)",
+                where=where,
                 got=f"a tensor of shape {list(loss.shape)}",
                 help="return the mean over the batch, for example with reduction='mean'",
             )

@@ -303,7 +303,7 @@ class Learner:
         inputs, targets = move(batch.inputs, self._device), move(batch.targets, self._device)
         outputs = self._replica.module(inputs)
         loss = self._loss(outputs, targets)
-        gradients = self._replica.gradients(loss)
+        gradients = self._replica.gradients(loss, where="AsyncWorker.train(loss_fn=...)")
         value, count = loss.item(), batch.size
         with torch.no_grad():
             self._meter.add(outputs, targets, value, count)

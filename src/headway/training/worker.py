@@ -223,7 +223,7 @@ class AsyncWorker:
         """
         check_count("log_frequency", log_frequency)
         check_number("epochs", epochs, above=True)
-        loss = _as_loss(loss_fn)
+        loss = _as_loss(loss_fn, "train")
         passes = read_data(
             dataset,
             dataloader,
@@ -232,7 +232,7 @@ class AsyncWorker:
             drop_last=drop_last,
             shard=shard,
         )
-        meter = Meter.of(loss, _chosen(metrics, loss))
+        meter = Meter.of(loss, _chosen(metrics, loss, "train"))
         history = self.history = History(device=str(self.device))
         diary = Diary(history, meter, log_frequency)
         learners: list[Learner] = []
@@ -324,13 +324,13 @@ class AsyncWorker:
             RefusedError: The server does not let this worker in.
             ServerLostError: It cannot be reached, and this worker has not trained for it.
         """
-        loss = _as_loss(loss_fn)
+        loss = _as_loss(loss_fn, "evaluate")
         passes = read_data(
             None, data, batch_size=batch_size, shuffle=False, where="AsyncWorker.evaluate"
         )
         seen, replica = self._current()
         replica.load(seen.parameters, seen.buffers)
-        meter = Meter.of(loss, _chosen(metrics, loss))
+        meter = Meter.of(loss, _chosen(metrics, loss, "evaluate"))
         replica.module.eval()
         with torch.no_grad():
             for batch in passes.once(torch.Generator()):
@@ -468,12 +468,12 @@ def _built(invitation: Invitation) -> nn.Module:
     return module
 
 
-def _as_loss(loss_fn: Any) -> Loss:
+def _as_loss(loss_fn: Any, call: str) -> Loss:
     if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
         loss_fn = loss_fn()
-    return choose_loss(loss_fn)
+    return choose_loss(loss_fn, where=f"AsyncWorker.{call}(loss_fn=...)")
 
 
-def _chosen(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
-    means, wholes = choose_metrics(metrics, loss)
+def _chosen(metrics: Metrics, loss: Loss, call: str) -> dict[str, Metric]:
+    means, wholes = choose_metrics(metrics, loss, where=f"AsyncWorker.{call}(metrics=...)")
     return {**means, **wholes}

@@ -484,6 +484,29 @@ def test_the_lack_of_an_optimizer_is_an_error_where_it_is_the_workers():
         _train(server)
 
 
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"loss_fn": "mes"}, "AsyncWorker.train(loss_fn=...)"),
+        ({"loss_fn": 3}, "AsyncWorker.train(loss_fn=...)"),
+        ({"loss_fn": lambda out, y: (out - y).square()}, "AsyncWorker.train(loss_fn=...)"),
+        ({"metrics": ()}, "AsyncWorker.train(metrics=...)"),
+        ({"metrics": "acuracy"}, "AsyncWorker.train(metrics=...)"),
+        ({"metrics": {"mine": 3}}, "AsyncWorker.train(metrics=...)"),
+        (
+            {"optimizer": partial(torch.optim.SGD, learning_rate=1)},
+            "AsyncWorker.train(optimizer=...)",
+        ),
+    ],
+)
+def test_errors_name_the_argument_that_was_given(given, where):
+    options = {"optimizer": headway.optim.SGD(lr=0.1), "loss_fn": "mse", **given}
+    with kit.server(kit.line()) as server, pytest.raises((ValueError, TypeError)) as caught:
+        headway.AsyncWorker(server.address).train((X, Y), **options)
+    assert caught.value.where == where
+    assert isinstance(given.get("optimizer"), partial) == (caught.value.help == "write lr=1")
+
+
 @pytest.mark.parametrize("device", ["gpu", "meta", 3.5])
 def test_what_is_no_device_is_refused_in_words(device):
     with pytest.raises(ConfigurationError, match="no device to train on") as caught:
