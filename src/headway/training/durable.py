@@ -22,7 +22,7 @@ from headway.checkpoint import (
 from headway.core import Server
 from headway.core.errors import CheckpointError, UsageError
 from headway.training.home import LOG
-from headway.training.saving import restore_tally
+from headway.training.saving import catch_up, restore_tally
 
 if TYPE_CHECKING:
     from headway.runtime.hub import Hub
@@ -133,8 +133,8 @@ class LogKeeper:
             hub: Of the server that was opened.
 
         Returns:
-            The server's state, and whether it had ended in order: ``"server"`` and ``"ended"``;
-            ``None``: it is new.
+            ``None``: it is new; else the ``"server"``'s state, whether it had ``"ended"`` in order,
+            and how many updates are ``"uncounted"``, but for their number.
 
         Raises:
             StateError: The state does not fit.
@@ -151,7 +151,8 @@ class LogKeeper:
         known = zip(roster["workers"]["index"].tolist(), roster["workers"]["lost"], strict=True)
         here = {roster["names"][index] for index, lost in known if not lost}
         hub.returning.expect(jobs, here, hub.server.now)
-        return {"server": state, "ended": found.tree.get("ended", False)}
+        ended, before = found.tree.get("ended", False), found.tree["server"]["counts"]
+        return {"server": state, "ended": ended, "uncounted": catch_up(hub, before)}
 
     def settled(self, hub: Hub) -> None:
         """Save, if it is due and the last one is written. For the hub's thread.

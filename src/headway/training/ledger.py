@@ -71,6 +71,7 @@ class Ledger:
         self._num_working = 0
         self._awaited_until_s = time.monotonic() + RETURN_S
         self.guests = Guestbook()
+        self._num_uncounted = 0
         self._standstill = Standstill(algorithm)
         self._about = _about(algorithm, task, seed, concurrency)
         self._record: Record | None = None
@@ -114,12 +115,16 @@ class Ledger:
         with self._changed:
             self._changed.notify_all()
 
-    def goes_on(self, roster: Mapping[str, Any]) -> None:
+    def goes_on(self, found: Mapping[str, Any]) -> None:
         """Count those who had left an earlier life of the server. Before the hub runs.
 
         Args:
-            roster: From the server's state, as it was found.
+            found: The server's state and what was beside it.
         """
+        self._num_uncounted = int(found.get("uncounted", 0))
+        if found.get("ended", False):
+            return
+        roster = found["server"]["roster"]
         workers = roster["workers"]
         for index, lost in zip(workers["index"].tolist(), workers["lost"], strict=True):
             (self._finished if lost else self._awaited).add(roster["names"][index])
@@ -179,6 +184,7 @@ class Ledger:
                 *(warnings or ()),
                 *_bad(tally.reasons["not_finite"], tally.updates),
                 *_told(hub.dismissals.num_told),
+                *_uncounted(self._num_uncounted),
                 *(self._record.warnings if self._record is not None else ()),
             ],
             log_hash=self._record.log_hash if self._record is not None else "",
@@ -352,4 +358,13 @@ def _told(count: int) -> list[str]:
     return [
         f"{count:,} time{'s' * (count != 1)} a worker was told to stop, because its updates were "
         "rejected again and again"
+    ]
+
+
+def _uncounted(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"examples, bytes, staleness and the counts of each worker leave out {count:,} updates, which "
+        "came after the newest checkpoint and before the server was started again"
     ]

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from headway.training.durable import LogKeeper
     from headway.training.home import Home
 
-__all__ = ["Keeper", "Kept", "restore_tally", "save_last"]
+__all__ = ["Keeper", "Kept", "catch_up", "restore_tally", "save_last"]
 
 _LOG: Final = logging.getLogger("headway")
+_UNNAMED: Final = "before_the_restart"
 
 
 class Kept(NamedTuple):
@@ -216,6 +217,24 @@ def save_last(keeper: Keeper | LogKeeper | None, hub: Hub) -> Exception | None:
     else:
         keeper.error = None
     return keeper.error
+
+
+def catch_up(hub: Hub, before: Mapping[str, int]) -> int:
+    """Count the updates that a server has taken since its hub's counts were saved.
+
+    Args:
+        hub: Restored.
+        before: The server's own counts, as they were then.
+
+    Returns:
+        How many updates were missing; nothing else is known of them.
+    """
+    names, counts = ("applied", "buffered", "rejected"), hub.server.counts
+    missing = {name: counts[name] - before.get(name, 0) for name in names}
+    hub.tally.updates += sum(missing.values())
+    if missing["rejected"]:
+        hub.tally.reasons[_UNNAMED] += missing["rejected"]
+    return sum(missing.values())
 
 
 def restore_tally(hub: Hub, tree: Any, path: Path) -> list[str]:

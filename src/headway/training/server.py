@@ -258,8 +258,8 @@ class ParameterServer:
             concurrency=self._scheduler.concurrency,
             began_s=self._offset_s,
         )
-        if found is not None and not found.get("ended", False):
-            self._ledger.goes_on(found["server"]["roster"])
+        if found is not None:
+            self._ledger.goes_on(found)
         hub.settled, hub.members.noticed = self._settled, self._ledger.guests.note
         host, port, tls, token, insecure, max_workers = self._place
         network = NetworkServer(

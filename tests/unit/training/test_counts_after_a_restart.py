@@ -63,3 +63,29 @@ def test_who_had_left_and_comes_back_is_counted_once(tmp_path):
         quick.say(leave=kit.wire.Leave())
         assert again._ledger.seen == (1, 0)
         assert not again._ledger.is_over(2)
+
+
+def test_updates_that_are_only_in_the_log_are_counted_and_the_rest_is_said(tmp_path):
+    with _life(tmp_path / "kept", "log") as server:
+        worker = kit.Raw(server, "w")
+        for _ in range(5):
+            worker.work()
+        job = worker.ask().job
+        assert worker.push(job, base_version=job.version + 1).receipt.status == "rejected"
+        shutil.copytree(tmp_path / "kept", tmp_path / "copy")
+    with _life(tmp_path / "copy", "log") as again:
+        kit.Raw(again, "v").work()
+        status, result = again.status(), again.stop()
+    assert (status["updates"], status["applied"], status["rejected"]) == (7, 6, 1)
+    assert result.updates == 7
+    assert result.counts["applied"] + result.counts["rejected"] == 7
+    assert result.counts["rejected:before_the_restart"] == 1
+    assert any("leave out 6 updates" in warning for warning in result.warnings)
+
+
+def test_a_checkpoint_has_all_of_its_counts(tmp_path):
+    for _ in range(2):
+        with _life(tmp_path, "checkpoint") as server:
+            kit.Raw(server, "w").work()
+            result = server.stop()
+    assert (result.updates, result.counts["applied"], result.warnings) == (2, 2, [])
