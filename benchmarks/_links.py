@@ -7,14 +7,14 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 
 import headway
 from headway import algorithms, core
 from headway.algorithms.transforms import server_step
+from headway.observe.closing import Closing
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange
 from headway.runtime.hub import Hub
@@ -128,7 +128,7 @@ def resident_bytes() -> dict[str, int]:
     return {"own": own * 1024, "shared": shared * 1024, "threads": int(told["Threads"])}
 
 
-class Served:
+class Served(Closing):
     """The server's process, seen from the workers'.
 
     Args:
@@ -174,14 +174,3 @@ class Served:
             link.close()
         self._control.close()
         self._process.join(PATIENCE_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -10,14 +10,14 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from headway.core import Buffers, Event, Noted, Server
 from headway.observe import Observer, Point, Result, RunFolder
+from headway.observe.closing import Closing
 from headway.observe.journal import Journal, result_of, usual_warnings
 from headway.runtime.hub import Hub
 from headway.runtime.porter import Porter
@@ -53,7 +53,7 @@ class _Shot(NamedTuple):
 
 
 @final
-class Live:
+class Live(Closing):
     """A run. It is a context: at its end no process and no shared memory is left.
 
     Args:
@@ -126,15 +126,8 @@ class Live:
         self._next_report_s = 0.0
         self.interrupted = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the processes, and give back what was shared. May be called twice."""
         self._close()
         if self._keeper is not None:
             self._keeper.close()

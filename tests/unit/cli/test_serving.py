@@ -13,24 +13,7 @@ import headway
 from headway.cli import main
 from headway.core.errors import ConfigurationError
 from headway.runtime.connect import fetch_status
-
-CONFIG = """
-[data]
-name = "digits"
-[data.partition]
-name = "iid"
-num_clients = 3
-[model]
-name = "softmax_regression"
-[local]
-epochs = 1
-batch_size = 50
-learning_rate = 0.1
-[algorithm]
-name = "{algorithm}"
-[stop]
-updates = 10
-"""
+from tests.command_kit import CONFIG
 
 
 @pytest.fixture
@@ -39,7 +22,7 @@ def config(tmp_path):
 
     def write(algorithm="async_delta"):
         path = tmp_path / "run.toml"
-        path.write_text(CONFIG.format(algorithm=algorithm), encoding="utf-8")
+        path.write_text(CONFIG.format(algorithm=algorithm, options=""), encoding="utf-8")
         return str(path)
 
     return write
