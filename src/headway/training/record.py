@@ -30,7 +30,7 @@ _REFUSED: Final = (HeadwayError, OSError)
 class Record:
     """Writes the events and points of a server, and keeps what cannot be written until it can.
 
-    Of the events that wait, fifty thousand are kept; those that come then are counted and left out.
+    Of the events that wait, and of the points, fifty thousand are kept; events that come then are counted and left out.
 
     Args:
         folder: A new run folder.
@@ -76,7 +76,7 @@ class Record:
         room = _MOST - len(self._events)
         self._events += events[:room]
         self._num_left_out += max(0, len(events) - room)
-        if point is not None:
+        if point is not None and len(self._points) < _MOST:
             self._points.append(point)
         if self.problem is None or self._clock() >= self._not_before_s:
             self._try()
