@@ -15,7 +15,7 @@ from headway.core.errors import ConfigurationError
 from headway.runtime import wire
 from headway.training.guestbook import COMINGS
 from headway.training.learner import Learner
-from tests.unit.cli.test_serving import CONFIG
+from tests.command_kit import CONFIG
 from tests.unit.training import server_kit as kit
 
 
@@ -23,7 +23,7 @@ from tests.unit.training import server_kit as kit
 def config(tmp_path):
     pytest.importorskip("sklearn")
     path = tmp_path / "run.toml"
-    path.write_text(CONFIG.format(algorithm="async_delta"), encoding="utf-8")
+    path.write_text(CONFIG.format(algorithm="async_delta", options=""), encoding="utf-8")
     return str(path)
 
 
