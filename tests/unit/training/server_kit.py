@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ import headway
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
 from headway.runtime.parcel import Parcel
+from headway.training.history import History
 
 WAIT_S = 20.0
 """Longer than anything here takes on a busy machine."""
@@ -43,6 +46,52 @@ def regression(count: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 def gradient(weights: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Of the mean squared error, written out."""
     return 2.0 / len(inputs) * (inputs @ weights - targets.squeeze(1)) @ inputs
+
+
+def batches(size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of the regression, in their order."""
+    inputs, targets = regression()
+    return list(zip(inputs.split(size), targets.split(size), strict=True))
+
+
+def train(
+    at: headway.ParameterServer,
+    *,
+    size: int = 6,
+    worker: dict[str, Any] | None = None,
+    **options: Any,
+) -> History:
+    """Train there on the regression, by the mean squared error and in the order of the examples.
+
+    Args:
+        at: The server.
+        size: Examples in a batch.
+        worker: Options of the worker.
+        options: Of its training.
+    """
+    options = {"dataset": regression(), "loss_fn": "mse", "shuffle": False, **options}
+    who = headway.AsyncWorker(at.address, local_batch_size=size, **(worker or {}))
+    return who.train(**options)
+
+
+def loss(of: headway.ParameterServer) -> float:
+    """The mean squared error of the server's model."""
+    inputs, targets = regression()
+    return torch.nn.functional.mse_loss(of.model(inputs), targets).item()
+
+
+class Signals:
+    """A loss that sends this process a signal when it is computed for the third time."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        self.calls = 0
+
+    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            os.kill(os.getpid(), self.number)
+        return torch.nn.functional.mse_loss(outputs, targets)
 
 
 def weights(of: headway.ParameterServer) -> torch.Tensor:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import threading
 from functools import partial
 
 import pytest
@@ -19,7 +16,6 @@ from headway.core.errors import (
     ConfigurationError,
     DataError,
     RefusedError,
-    ServerLostError,
 )
 from headway.training.batches import Stream, read_data
 from tests.unit.training import server_kit as kit
@@ -28,30 +24,15 @@ SGD = headway.optim.SGD
 X, Y = kit.regression()
 
 
-def _batches(count):
-    return list(zip(X.split(count), Y.split(count), strict=True))
-
-
-def _train(server, *, size=6, worker=None, **options):
-    options.setdefault("dataset", (X, Y))
-    return kit.worker(server, local_batch_size=size, **(worker or {})).train(
-        loss_fn="mse", shuffle=False, **options
-    )
-
-
-def _loss(server):
-    return torch.nn.functional.mse_loss(server.model(X), Y).item()
-
-
 # --- equations
 
 
 def test_plain_sgd_with_one_batch_per_exchange_is_asynchronous_sgd():
     with kit.server(kit.line()) as server:
-        history = _train(server, optimizer=SGD(lr=0.1), epochs=2)
+        history = kit.train(server, optimizer=SGD(lr=0.1), epochs=2)
         found = kit.weights(server)
     expected = torch.zeros(2, dtype=torch.float64)
-    for x, y in _batches(6) * 2:
+    for x, y in kit.batches(6) * 2:
         expected -= 0.1 * kit.gradient(expected, x, y)
     torch.testing.assert_close(found, expected, atol=1e-15, rtol=1e-14)
     assert history.updates == history.batches == 8
@@ -74,10 +55,10 @@ def test_it_is_the_state_machine_asked_for_gradients_to_the_last_bit():
 
 def test_a_pulled_model_in_advance_is_asynchronous_sgd_with_a_delay_of_one():
     with kit.server(kit.line()) as server:
-        history = _train(server, optimizer=SGD(lr=0.1), epochs=2, worker={"prefetch": True})
+        history = kit.train(server, optimizer=SGD(lr=0.1), epochs=2, worker={"prefetch": True})
         found = kit.weights(server)
     models = [torch.zeros(2, dtype=torch.float64)]
-    for step, (x, y) in enumerate(_batches(6) * 2):
+    for step, (x, y) in enumerate(kit.batches(6) * 2):
         base = models[max(0, step - 1)]
         models.append(models[-1] - 0.1 * kit.gradient(base, x, y))
     torch.testing.assert_close(found, models[-1], atol=1e-14, rtol=1e-13)
@@ -98,7 +79,7 @@ def test_a_pulled_model_in_advance_is_asynchronous_sgd_with_a_delay_of_one():
 @pytest.mark.parametrize("every", [1, 3])
 def test_an_optimizers_state_lives_from_exchange_to_exchange(optimizer, every):
     with kit.server(kit.line()) as server:
-        _train(server, optimizer=optimizer, epochs=3, worker={"update_frequency": every})
+        kit.train(server, optimizer=optimizer, epochs=3, worker={"update_frequency": every})
         found = kit.weights(server)
     # With one worker, that is torch's own loop over the same batches.
     module = kit.line()
@@ -106,7 +87,7 @@ def test_an_optimizers_state_lives_from_exchange_to_exchange(optimizer, every):
         own = type(optimizer)(module.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     else:
         own = optimizer(module.parameters())
-    for x, y in _batches(6) * 3:
+    for x, y in kit.batches(6) * 3:
         own.zero_grad()
         torch.nn.functional.mse_loss(module(x), y).backward()
         own.step()
@@ -116,7 +97,7 @@ def test_an_optimizers_state_lives_from_exchange_to_exchange(optimizer, every):
 def test_k_batches_of_gradients_are_one_gradient_of_them_all():
     rule = headway.algorithms.async_sgd(learning_rate=0.1)
     with kit.server(kit.line(), update_rule=rule) as server:
-        history = _train(server, epochs=2, size=5, worker={"update_frequency": 2})
+        history = kit.train(server, epochs=2, size=5, worker={"update_frequency": 2})
         found = kit.weights(server)
     expected = torch.zeros(2, dtype=torch.float64)
     rows = [torch.arange(24)] * 2
@@ -131,11 +112,11 @@ def test_k_batches_of_gradients_are_one_gradient_of_them_all():
 def test_the_servers_optimizer_takes_the_steps_where_workers_send_gradients():
     options = {"update_rule": "async_adam", "server_optimizer": headway.optim.Adam(lr=0.1)}
     with kit.server(kit.line(), **options) as server:
-        _train(server, epochs=2)
+        kit.train(server, epochs=2)
         found = kit.weights(server)
     weight = torch.zeros(2, dtype=torch.float64)
     adam = torch.optim.Adam([weight], lr=0.1)
-    for x, y in _batches(6) * 2:
+    for x, y in kit.batches(6) * 2:
         weight.grad = kit.gradient(weight, x, y)
         adam.step()
     torch.testing.assert_close(found, weight, atol=1e-12, rtol=1e-10)
@@ -144,10 +125,10 @@ def test_the_servers_optimizer_takes_the_steps_where_workers_send_gradients():
 def test_weights_are_mixed_and_the_servers_proximal_pull_travels_by_name():
     rule = headway.algorithms.fedasync(mixing=0.5, proximal=0.3, staleness=lambda tau: 1.0)
     with kit.server(kit.line((1.0, 1.0)), update_rule=rule) as server:
-        _train(server, optimizer=SGD(lr=0.1), epochs=1, worker={"update_frequency": 4})
+        kit.train(server, optimizer=SGD(lr=0.1), epochs=1, worker={"update_frequency": 4})
         found = kit.weights(server)
     base = local = torch.ones(2, dtype=torch.float64)
-    for x, y in _batches(6):
+    for x, y in kit.batches(6):
         local = local - 0.1 * (kit.gradient(local, x, y) + 0.3 * (local - base))
     torch.testing.assert_close(found, 0.5 * base + 0.5 * local, atol=1e-13, rtol=1e-12)
 
@@ -155,10 +136,10 @@ def test_weights_are_mixed_and_the_servers_proximal_pull_travels_by_name():
 def test_a_workers_own_momentum_travels_by_name_too():
     rule = headway.algorithms.dana(variant="slim", learning_rate=0.05, momentum=0.5)
     with kit.server(kit.line(), update_rule=rule) as server:
-        _train(server, epochs=1)
+        kit.train(server, epochs=1)
         found = kit.weights(server)
     weight, momentum = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    for x, y in _batches(6):
+    for x, y in kit.batches(6):
         gradient = kit.gradient(weight, x, y)
         momentum = 0.5 * momentum + gradient
         weight = weight - 0.05 * (gradient + 0.5 * momentum)
@@ -170,10 +151,12 @@ def test_orders_of_the_server_are_obeyed():
         headway.algorithms.async_delta(), steps=2, learning_rate=0.2, proximal=0.4
     )
     with kit.server(kit.line(), update_rule=rule) as server:
-        history = _train(server, optimizer=SGD(lr=0.01), epochs=1, worker={"update_frequency": 3})
+        history = kit.train(
+            server, optimizer=SGD(lr=0.01), epochs=1, worker={"update_frequency": 3}
+        )
         found = kit.weights(server)
     base = torch.zeros(2, dtype=torch.float64)
-    for first, second in (_batches(6)[:2], _batches(6)[2:]):
+    for first, second in (kit.batches(6)[:2], kit.batches(6)[2:]):
         local = base - 0.2 * kit.gradient(base, *first)
         local = local - 0.2 * (kit.gradient(local, *second) + 0.4 * (local - base))
         base = local
@@ -208,10 +191,10 @@ def test_local_epochs_are_federated_work_and_count_for_what_the_worker_holds():
 def test_elastic_averaging_keeps_a_replica_at_the_worker():
     rule = headway.algorithms.easgd(mixing=0.25)
     with kit.server(kit.line(), update_rule=rule) as server:
-        _train(server, optimizer=SGD(lr=0.1), epochs=1)
+        kit.train(server, optimizer=SGD(lr=0.1), epochs=1)
         found = kit.weights(server)
     centre = own = torch.zeros(2, dtype=torch.float64)
-    for x, y in _batches(6):
+    for x, y in kit.batches(6):
         own = own - 0.1 * kit.gradient(own, x, y)
         pull = 0.25 * (own - centre)
         own, centre = own - pull, centre + pull
@@ -230,7 +213,7 @@ def test_algorithms_of_the_gallery_learn(name):
         torch.nn.Linear(8, 1, dtype=torch.float64),
     )
     with kit.server(module, update_rule=headway.algorithms.ALGORITHMS[name]()) as server:
-        before = _loss(server)
+        before = kit.loss(server)
         needs = server.algorithm.payload != "gradient"
         threads = kit.Threads()
         for _ in range(2):
@@ -244,7 +227,7 @@ def test_algorithms_of_the_gallery_learn(name):
             )
         threads.join()
         server.stop()
-        assert _loss(server) < before
+        assert kit.loss(server) < before
 
 
 def test_batch_norm_statistics_come_back_with_the_update():
@@ -288,9 +271,9 @@ class _Own(torch.nn.Module):
 def test_a_model_of_ones_own_is_given_to_the_worker_and_the_error_says_so():
     with kit.server(_Own()) as server:
         with pytest.raises(ConfigurationError, match="must be given it") as caught:
-            _train(server, optimizer=SGD(lr=0.1))
+            kit.train(server, optimizer=SGD(lr=0.1))
         assert "_Own" in str(caught.value.got)
-        history = _train(server, optimizer=SGD(lr=0.1), worker={"model": _Own})
+        history = kit.train(server, optimizer=SGD(lr=0.1), worker={"model": _Own})
         assert history.receipts["applied"] == 4
 
 
@@ -299,7 +282,7 @@ def test_another_model_is_refused_and_both_sides_are_named():
         kit.server(_Own()) as server,
         pytest.raises(RefusedError, match=r"layer\.weight") as caught,
     ):
-        _train(server, optimizer=SGD(lr=0.1), worker={"model": _Own(outputs=2)})
+        kit.train(server, optimizer=SGD(lr=0.1), worker={"model": _Own(outputs=2)})
     assert "layer.weight[1, 2] against layer.weight[2, 2]" in str(caught.value)
 
 
@@ -335,13 +318,13 @@ def test_every_kind_of_data_gives_the_same_training():
         {"dataset": Rows()},
         {"dataset": Flow()},
         {"dataloader": DataLoader(pair, 6), "dataset": None},
-        {"dataloader": _batches(6), "dataset": None},
+        {"dataloader": kit.batches(6), "dataset": None},
         {"dataset": DataLoader(pair, 6)},
     ]
     found = []
     for kind in kinds:
         with kit.server(kit.line()) as server:
-            _train(server, optimizer=SGD(lr=0.1), epochs=2, **kind)
+            kit.train(server, optimizer=SGD(lr=0.1), epochs=2, **kind)
             found.append(kit.weights(server))
     for other in found[1:]:
         assert torch.equal(found[0], other)
@@ -395,7 +378,7 @@ def test_parts_of_epochs_and_a_look_ahead_lose_no_batch():
         ({"dataloader": 7}, ArgumentTypeError, "no loader"),
         ({"dataloader": []}, DataError, "no batches"),
         ({"dataset": (X, Y), "shard": (3, 3)}, ConfigurationError, "no shard"),
-        ({"dataloader": _batches(6), "shard": (0, 2)}, ConfigurationError, "cannot be sharded"),
+        ({"dataloader": kit.batches(6), "shard": (0, 2)}, ConfigurationError, "cannot be sharded"),
     ],
 )
 def test_wrong_data_are_refused_before_anything_connects(given, error, words):
@@ -407,12 +390,14 @@ def test_wrong_data_are_refused_before_anything_connects(given, error, words):
 
 def test_batches_that_are_no_pairs_are_refused():
     with kit.server(kit.line()) as server, pytest.raises(ArgumentTypeError, match="pair"):
-        _train(server, dataset=None, dataloader=[X], optimizer=SGD(lr=0.1))
+        kit.train(server, dataset=None, dataloader=[X], optimizer=SGD(lr=0.1))
 
 
 def test_an_iterator_has_one_pass_only():
     with kit.server(kit.line()) as server, pytest.raises(DataError, match="no batches"):
-        _train(server, dataset=None, dataloader=iter(_batches(6)), epochs=2, optimizer=SGD(lr=0.1))
+        kit.train(
+            server, dataset=None, dataloader=iter(kit.batches(6)), epochs=2, optimizer=SGD(lr=0.1)
+        )
 
 
 # --- the history, and measuring
@@ -420,7 +405,7 @@ def test_an_iterator_has_one_pass_only():
 
 def test_the_history_has_means_of_the_batches_between_its_rows():
     with kit.server(kit.line()) as server:
-        history = _train(
+        history = kit.train(
             server,
             optimizer=SGD(lr=0.1),
             epochs=2,
@@ -428,7 +413,7 @@ def test_the_history_has_means_of_the_batches_between_its_rows():
             metrics={"mse": torch.nn.functional.mse_loss, "bias": lambda out, y: (out - y).mean()},
         )
     weight, losses = torch.zeros(2, dtype=torch.float64), []
-    for x, y in _batches(6) * 2:
+    for x, y in kit.batches(6) * 2:
         losses.append(float(((x @ weight - y.squeeze(1)) ** 2).mean()))
         weight -= 0.1 * kit.gradient(weight, x, y)
     assert history["mse"] == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4])
@@ -447,7 +432,9 @@ def test_a_worker_measures_the_servers_model():
     with kit.server(kit.line((1.0, -2.0))) as server:
         worker = kit.worker(server)
         assert worker.evaluate((X, Y), metrics="loss", loss_fn="mse", batch_size=5) < 1e-20
-        told = worker.evaluate(_batches(6), metrics={"first": lambda out, y: out[0]}, loss_fn="mse")
+        told = worker.evaluate(
+            kit.batches(6), metrics={"first": lambda out, y: out[0]}, loss_fn="mse"
+        )
         assert told["first"] == pytest.approx(float(sum(Y[::6]) / 4))
         assert server.version == 0
         assert server.status()["in_flight"] == server.status()["lost"] == 0
@@ -459,206 +446,7 @@ def test_a_worker_measures_what_it_saw_last_when_the_server_has_ended(caplog):
         with pytest.raises(ConfigurationError, match="no model before"):
             worker.model  # noqa: B018
         worker.train(dataset=(X, Y), loss_fn="mse", epochs=20, optimizer=SGD(lr=0.1))
-        at_end = _loss(server)
+        at_end = kit.loss(server)
     with caplog.at_level(logging.WARNING):
         assert worker.evaluate((X, Y), metrics="loss", loss_fn="mse") == pytest.approx(at_end)
     assert "this is version 80, as this worker left it" in caplog.text
-
-
-# --- optimizers, devices, servers that are not there
-
-
-def test_a_workers_optimizer_is_an_error_where_the_server_owns_it():
-    with kit.server(kit.line(), update_rule="async_momentum") as server:
-        with pytest.raises(ConfigurationError, match="the server owns the optimizer") as caught:
-            _train(server, optimizer=SGD(lr=0.1))
-        assert "async_momentum" in str(caught.value.got)
-        assert "async_sgd" in str(caught.value.help)
-
-
-def test_the_lack_of_an_optimizer_is_an_error_where_it_is_the_workers():
-    with (
-        kit.server(kit.line()) as server,
-        pytest.raises(ConfigurationError, match="an optimizer of its own"),
-    ):
-        _train(server)
-
-
-@pytest.mark.parametrize(
-    ("given", "where"),
-    [
-        ({"loss_fn": "mes"}, "AsyncWorker.train(loss_fn=...)"),
-        ({"loss_fn": 3}, "AsyncWorker.train(loss_fn=...)"),
-        ({"loss_fn": lambda out, y: (out - y).square()}, "AsyncWorker.train(loss_fn=...)"),
-        ({"metrics": ()}, "AsyncWorker.train(metrics=...)"),
-        ({"metrics": "acuracy"}, "AsyncWorker.train(metrics=...)"),
-        ({"metrics": {"mine": 3}}, "AsyncWorker.train(metrics=...)"),
-        (
-            {"optimizer": partial(torch.optim.SGD, learning_rate=1)},
-            "AsyncWorker.train(optimizer=...)",
-        ),
-    ],
-)
-def test_errors_name_the_argument_that_was_given(given, where):
-    options = {"optimizer": headway.optim.SGD(lr=0.1), "loss_fn": "mse", **given}
-    with kit.server(kit.line()) as server, pytest.raises((ValueError, TypeError)) as caught:
-        headway.AsyncWorker(server.address).train((X, Y), **options)
-    assert caught.value.where == where
-    assert isinstance(given.get("optimizer"), partial) == (caught.value.help == "write lr=1")
-
-
-@pytest.mark.parametrize("device", ["gpu", "meta", 3.5])
-def test_what_is_no_device_is_refused_in_words(device):
-    with pytest.raises(ConfigurationError, match="no device to train on") as caught:
-        headway.AsyncWorker(device=device)
-    assert repr(device) in caught.value.got
-
-
-@pytest.mark.parametrize("address", ["http://127.0.0.1:5000", "grpc://127.0.0.1:5000/"])
-def test_a_url_is_no_address(address):
-    with pytest.raises(ConfigurationError, match="not a URL") as caught:
-        headway.AsyncWorker(address)
-    assert (caught.value.got, caught.value.help) == (address, 'write "127.0.0.1:5000"')
-
-
-def test_an_unknown_device_is_replaced_with_one_notice(caplog, monkeypatch):
-    real = torch.empty
-
-    def without(*args, device=None, **options):
-        if device is not None and torch.device(device).type == "cuda":
-            raise AssertionError("Torch not compiled with CUDA enabled")
-        return real(*args, device=device, **options)
-
-    monkeypatch.setattr(torch, "empty", without)
-    with caplog.at_level(logging.WARNING):
-        worker = headway.AsyncWorker(device="cuda")
-    assert worker.device == torch.device("cpu")
-    assert [record.getMessage() for record in caplog.records] == [
-        "Headway: training on the CPU; cuda cannot be used here: Torch not compiled with CUDA enabled"
-    ]
-
-
-def test_a_server_that_is_not_there_is_an_error_that_says_where():
-    with kit.server(kit.line()) as server:
-        address = server.address
-    worker = headway.AsyncWorker(address, connect_timeout_s=0.3)
-    with pytest.raises(ServerLostError) as caught:
-        worker.train(dataset=(X, Y), optimizer=SGD(lr=0.1))
-    assert address in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "address"),
-    [
-        ((), "127.0.0.1:5000"),
-        (("10.0.0.1",), "10.0.0.1:5000"),
-        (("10.0.0.1:7000",), "10.0.0.1:7000"),
-        (("::1",), "[::1]:5000"),
-        (("[::1]:7",), "[::1]:7"),
-    ],
-)
-def test_the_address_has_a_usual_port(given, address):
-    assert headway.AsyncWorker(*given).address == address
-    assert headway.AsyncWorker(*given, port=5000).address == address
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"local_batch_size": 0},
-        {"update_frequency": 0},
-        {"local_epochs": 0.0},
-        {"update_frequency": 2, "local_epochs": 1},
-        {"server_address": ""},
-    ],
-)
-def test_wrong_options_are_refused(options):
-    with pytest.raises(ConfigurationError):
-        headway.AsyncWorker(**options)
-
-
-def test_a_second_worker_of_a_name_is_refused():
-    with kit.server(kit.line()) as server:
-        first = kit.worker(server, name="ada")
-        exchange, _ = first._join(10.0)
-        with pytest.raises(RefusedError, match="a worker named `ada`"):
-            _train(server, optimizer=SGD(lr=0.1), worker={"name": "ada"})
-        exchange.leave()
-
-
-def test_local_epochs_need_data_of_a_known_length():
-    def endless():
-        yield from _batches(6)
-
-    with kit.server(kit.line()) as server, pytest.raises(ConfigurationError, match="known length"):
-        _train(
-            server,
-            dataset=None,
-            dataloader=endless(),
-            optimizer=SGD(lr=0.1),
-            worker={"local_epochs": 1},
-        )
-
-
-# --- ends
-
-
-def test_a_cancelled_job_is_given_up_between_two_batches():
-    rule = headway.algorithms.fedavg(clients_per_round=1, over_selection=2.0)
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(outputs, targets):
-        begun.set()
-        assert go_on.wait(kit.WAIT_S)
-        return torch.nn.functional.mse_loss(outputs, targets)
-
-    with kit.server(kit.line(), update_rule=rule) as server:
-        threads = kit.Threads()
-        loser = kit.worker(server, local_batch_size=6, update_frequency=4)
-        threads.go(
-            lambda: loser.train(dataset=(X, Y), loss_fn=slow, epochs=1, optimizer=SGD(lr=0.1))
-        )
-        assert begun.wait(kit.WAIT_S)
-        _train(server, optimizer=SGD(lr=0.1), worker={"update_frequency": 4})
-        go_on.set()
-        (history,) = threads.join()
-    assert history.receipts["cancelled"] + history.receipts["rejected:cancelled"] >= 1
-    assert history.batches < 8
-
-
-def test_not_finite_updates_are_rejected_and_do_not_spoil_the_optimizer():
-    bad = X.clone()
-    bad[:6] = torch.inf
-    with kit.server(kit.line()) as server:
-        history = _train(server, dataset=(bad, Y), optimizer=SGD(lr=0.05, momentum=0.9), epochs=1)
-        assert torch.isfinite(kit.weights(server)).all()
-    assert history.receipts == {"rejected": 1, "rejected:not_finite": 1, "applied": 3}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_worker_after_the_present_batch(number):
-    seen = []
-
-    def loss(outputs, targets):
-        seen.append(1)
-        if len(seen) == 3:
-            os.kill(os.getpid(), number)
-        return torch.nn.functional.mse_loss(outputs, targets)
-
-    with kit.server(kit.line()) as server:
-        worker = kit.worker(server, local_batch_size=6, update_frequency=100)
-        history = worker.train(dataset=(X, Y), loss_fn=loss, epochs=1000, optimizer=SGD(lr=0.01))
-        assert server.version == 1
-    assert history.stopped == ("interrupted" if number == signal.SIGINT else "terminated")
-    assert history.batches == len(seen) == 3
-    assert history.receipts == {"applied": 1}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_a_worker_on_a_gpu_sends_what_one_on_the_cpu_sends():
-    found = []
-    for device in ("cpu", "cuda"):
-        with kit.server(kit.line()) as server:
-            _train(server, optimizer=SGD(lr=0.1, momentum=0.9), worker={"device": device})
-            found.append(kit.weights(server))
-    torch.testing.assert_close(*found)
