@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections import deque
 
@@ -88,29 +87,33 @@ class Scripted:
         return Delivery(self.told.popleft()) if self.told else None
 
 
+def visited(exchange, learner, comeback, **options):
+    """The history of a visit of eight batches."""
+    history = History()
+    usual = {"update_frequency": 1, "prefetch": False, "wanted": Ending()}
+    Visit(
+        exchange,
+        learner,
+        Diary(history, Meter(torch.nn.functional.mse_loss, {}, 0, {}), 100),
+        passes=read_data((X, Y), None, batch_size=6),
+        epochs=2,
+        local_epochs=None,
+        comeback=comeback,
+        **{**usual, **options},
+    ).run(0)
+    return history
+
+
 def test_a_server_that_is_lost_right_after_it_cancelled_a_job_ends_nothing():
     exchange = Breaking()
 
     def resume():
         exchange.is_lost = False
 
-    diary = Diary(History(), Meter(torch.nn.functional.mse_loss, {}, 0, {}), 100)
-    visit = Visit(
-        exchange,
-        Looking(),
-        diary,
-        passes=read_data((X, Y), None, batch_size=6),
-        epochs=2,
-        update_frequency=4,
-        local_epochs=None,
-        prefetch=False,
-        comeback=Comeback(
-            headway.Retry(first_s=1e-6, max_s=1e-6), resume, wanted=bool, stream=Even()
-        ),
-        wanted=Ending(),
-    )
-    visit.run(0)
-    assert diary.history.batches == diary.history.receipts["cancelled"] == 8 == exchange.jobs
+    retry = headway.Retry(first_s=1e-6, max_s=1e-6)
+    comeback = Comeback(retry, resume, wanted=bool, stream=Even())
+    history = visited(exchange, Looking(), comeback, update_frequency=4)
+    assert history.batches == history.receipts["cancelled"] == 8 == exchange.jobs
 
 
 def test_who_wants_to_leave_does_not_wait_for_a_server_that_takes_nothing(monkeypatch):
@@ -135,22 +138,10 @@ def test_who_wants_to_leave_does_not_wait_for_a_server_that_takes_nothing(monkey
             batches()
             return LocalResult(torch.zeros(2), 6, 6, 1, {})
 
-    diary = Diary(History(), Meter(torch.nn.functional.mse_loss, {}, 0, {}), 100)
-    visit = Visit(
-        Full(),
-        Through(),
-        diary,
-        passes=read_data((X, Y), None, batch_size=6),
-        epochs=2,
-        update_frequency=1,
-        local_epochs=None,
-        prefetch=True,
-        comeback=Comeback(None, lambda: None, wanted=lambda: bool(wanted), stream=Even()),
-        wanted=wanted,
-    )
-    visit.run(0)
+    comeback = Comeback(None, lambda: None, wanted=lambda: bool(wanted), stream=Even())
+    history = visited(Full(), Through(), comeback, prefetch=True, wanted=wanted)
     assert not pushed
-    assert diary.history.updates == 0
+    assert history.updates == 0
 
 
 def test_a_cancelled_job_that_was_handed_in_counts_as_cancelled_and_not_as_an_update():
@@ -183,14 +174,7 @@ def test_what_had_no_receipt_at_the_end_is_told():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_training_that_a_signal_ends_says_so_in_the_log(number, caplog):
-    seen = []
-
-    def loss(outputs, targets):
-        seen.append(1)
-        if len(seen) == 3:
-            os.kill(os.getpid(), number)
-        return torch.nn.functional.mse_loss(outputs, targets)
-
+    loss = kit.Signals(number)
     with caplog.at_level(logging.WARNING, "headway"), kit.server(kit.line()) as server:
         worker = kit.worker(server, local_batch_size=6)
         history = worker.train(dataset=(X, Y), loss_fn=loss, epochs=1000, optimizer=SGD(lr=0.01))
