@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headway import core
+import headway as hw
+from headway import algorithms, core
 from headway.core import Buffers, ParameterLayout, RandomOrder, WorkOrder
 from headway.simulation import population as populations
 from headway.simulation import until
@@ -19,6 +20,8 @@ from headway.task import Assignment, LocalResult, LocalTraining, Start, Task
 
 CPU = torch.device("cpu")
 NO_WORK = WorkOrder()
+DELTA = algorithms.async_delta()
+STOP = until(updates=20)
 
 
 class Chase:
@@ -145,6 +148,12 @@ def settings_for(task: Any, algorithm: core.Algorithm, **changes: Any) -> Settin
     }
     values["evaluate_every"] = as_every(values["evaluate_every"])
     return Settings(task=task, algorithm=algorithm, **values)
+
+
+def simulate(task: Any = None, algorithm: core.Algorithm = DELTA, **options: Any) -> hw.Result:
+    """By the front door: four clients that chase, and 20 updates, unless something else is said."""
+    task = Chase([1.0] * 4) if task is None else task
+    return hw.simulate(task, algorithm, **{"stop": STOP, **options})
 
 
 def make_engine(task: Any, algorithm: core.Algorithm, **changes: Any) -> Engine:
