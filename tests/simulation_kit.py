@@ -133,6 +133,17 @@ def perceptron_task(sizes: Sequence[int] = (23, 20, 3, 9, 14, 8), **local: Any) 
     return Task(perceptron, "cross_entropy", train, examples(30, 99), **own)
 
 
+def precise() -> nn.Module:
+    """The network in float64, where the order of additions is below whatever else could differ."""
+    return perceptron().double()
+
+
+def doubled(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Examples for the network in float64."""
+    inputs, targets = examples(count, seed)
+    return inputs.double(), targets
+
+
 def settings_for(task: Any, algorithm: core.Algorithm, **changes: Any) -> Settings:
     """Settings with a default for everything; ``concurrency`` and plain numbers are understood."""
     concurrency = changes.pop("concurrency", None)
