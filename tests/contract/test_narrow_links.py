@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ from headway.runtime import wire
 from headway.runtime.encoded import as_text
 from headway.runtime.narrow import Narrow
 from headway.runtime.segments import machine
-from tests.contract.test_network import Raw
-from tests.link_kit import PATIENCE_S, Rig, job
+from tests.link_kit import PATIENCE_S, job
 from tests.proxy_kit import Proxy
+from tests.stream_kit import Stream
 
 SIZE = 20_000
 CODECS = (
@@ -31,17 +32,11 @@ CODECS = (
 
 
 @pytest.fixture
-def rig():
-    made = []
-
+def rig(rigs):
     def make(size=SIZE, carrier="inline", algorithm=None, dtype=torch.float64, **network):
-        initial = torch.zeros(size, dtype=dtype)
-        made.append(Rig(carrier, initial, algorithm, network=network))
-        return made[-1]
+        return rigs(carrier, torch.zeros(size, dtype=dtype), algorithm, network=network)
 
-    yield make
-    for one in made:
-        one.close()
+    return make
 
 
 def narrow_worker(rig, codec, name=""):
@@ -250,14 +245,11 @@ HOSTILE = {
 def test_a_hostile_encoding_is_refused_and_harms_nobody(rig, case):
     one = rig(compression=("none", "bf16", "topk"))
     other, _ = narrow_worker(one, compression.bf16(), "other")
-    raw = Raw(one)
-    try:
-        raw.join()
+    with closing(Stream(one.network.address)) as stream:
+        stream.join()
         vectors = wire.Vectors(**{"num_values": SIZE, **HOSTILE[case]})
-        raw.say(wire.ToServer(push=wire.Push(job=1, update=vectors)))
-        assert raw.hear().refused.code == "protocol_error"
-    finally:
-        raw.close()
+        stream.say(wire.ToServer(push=wire.Push(job=1, update=vectors)))
+        assert stream.hear().refused.code == "protocol_error"
     other.ask()
     other.push(job(other), gradient(0), num_examples=1)
     job(other)

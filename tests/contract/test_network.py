@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import threading
+from contextlib import ExitStack, closing
 
 import grpc
 import pytest
@@ -25,45 +25,21 @@ from headway.runtime.exchange import Exchange
 from headway.runtime.security import ServerTLS, WorkerTLS
 from headway.runtime.segments import machine
 from headway.runtime.timeouts import Timeouts
+from tests.certificate_kit import issue, server_tls, worker_tls
 from tests.link_kit import PATIENCE_S, Rig, job
+from tests.stream_kit import Stream
 
 SIZE = 100_000
 
 
 @pytest.fixture
-def rig():
-    made = []
-
-    def make(size=SIZE, **network):
-        made.append(Rig("inline", torch.zeros(size), network=network))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def rig(rigs):
+    return lambda size=SIZE, **network: rigs("inline", torch.zeros(size), network=network)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """An authority, and what it has signed for a server and a worker."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def run(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
-    for name in ("server", "worker"):
-        run("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:headway")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
-        run("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    return folder
-
-
-def server_tls(folder, *, mutual=False):
-    ca = folder / "ca.pem" if mutual else None
-    return ServerTLS(folder / "server.pem", folder / "server.key", client_ca=ca)
+    return issue(tmp_path_factory.mktemp("certificates"))
 
 
 def connect(rig, **options):
@@ -82,53 +58,10 @@ def exchanges(exchange, size=SIZE):
     return torch.equal(job(exchange).parameters, -torch.ones(size))
 
 
-class Raw:
-    """A stream without our own client: it says what it likes."""
-
-    def __init__(self, rig):
-        self.channel = grpc.insecure_channel(rig.network.address)
-        self.messages = []
-        self.more = threading.Semaphore(0)
-        self.call = self.channel.stream_stream("/headway.v1.Exchange/Work")(self._say())
-
-    def _say(self):
-        while True:
-            self.more.acquire()
-            message = self.messages.pop(0)
-            if message is None:
-                return
-            yield message
-
-    def say(self, *messages):
-        for message in messages:
-            data = message if isinstance(message, bytes | None) else message.SerializeToString()
-            self.messages.append(data)
-            self.more.release()
-
-    def hear(self):
-        return wire.ToWorker.FromString(next(self.call))
-
-    def join(self):
-        self.say(wire.ToServer(join=wire.Join(protocol=wire.PROTOCOL)))
-        assert self.hear().HasField("welcome")
-
-    def close(self):
-        self.say(None)
-        self.call.cancel()
-        self.channel.close()
-
-
 @pytest.fixture
 def raw():
-    made = []
-
-    def make(rig):
-        made.append(Raw(rig))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with ExitStack() as made:
+        yield lambda rig: made.enter_context(closing(Stream(rig.network.address)))
 
 
 def push(num_values, **fields):
@@ -221,37 +154,31 @@ def test_idle_workers_cost_no_memory(rig):
     rig.until(lambda: rig.network.rooms.num_out == 0)
 
 
-def test_a_worker_that_cannot_map_what_is_offered_sends_chunks(monkeypatch):
+def test_a_worker_that_cannot_map_what_is_offered_sends_chunks(rigs, monkeypatch):
     from headway.runtime import connect as module
 
     def elsewhere(*arguments):
         raise OSError("no such file here")
 
     monkeypatch.setattr(module, "WorkerShare", elsewhere)
-    rig = Rig("shared", torch.zeros(SIZE))
-    try:
-        exchange = rig.exchange("ada", machine=machine())
-        assert exchange.join(PATIENCE_S).shared is False
-        assert exchanges(exchange)
-        described = rig.look(lambda: rig.hub.members.by_name["ada"].describe(0.0))
-        assert described["carrier"] == rig.links[0].carrier == "inline"
-    finally:
-        rig.close()
+    rig = rigs("shared", torch.zeros(SIZE))
+    exchange = rig.exchange("ada", machine=machine())
+    assert exchange.join(PATIENCE_S).shared is False
+    assert exchanges(exchange)
+    described = rig.look(lambda: rig.hub.members.by_name["ada"].describe(0.0))
+    assert described["carrier"] == rig.links[0].carrier == "inline"
 
 
-def test_a_server_without_room_to_share_takes_chunks(monkeypatch):
-    rig = Rig("shared", torch.zeros(SIZE))
-    try:
+def test_a_server_without_room_to_share_takes_chunks(rigs, monkeypatch):
+    rig = rigs("shared", torch.zeros(SIZE))
 
-        def full(num_bytes):
-            raise HeadwayError("no room")
+    def full(num_bytes):
+        raise HeadwayError("no room")
 
-        monkeypatch.setattr(rig.segments, "create", full)
-        assert rig.exchange("ada").join(PATIENCE_S).shared is False
-        monkeypatch.undo()
-        assert exchanges(rig.joined("bob"))
-    finally:
-        rig.close()
+    monkeypatch.setattr(rig.segments, "create", full)
+    assert rig.exchange("ada").join(PATIENCE_S).shared is False
+    monkeypatch.undo()
+    assert exchanges(rig.joined("bob"))
 
 
 def test_more_workers_than_there_may_be_are_refused(rig):
@@ -360,14 +287,14 @@ def test_who_has_not_stays_outside(rig, token):
 
 
 def test_tls(rig, certificates):
-    rig = rig(security=server_tls(certificates), token="right")
+    rig = rig(security=server_tls(certificates, mutual=False), token="right")
     security = WorkerTLS(certificates / "ca.pem")
     assert exchanges(connect(rig, security=security, token="right"))
     assert fetch_status(rig.network.address, security=security, token="right") == {"version": 0}
 
 
 def test_a_server_by_another_name(rig, certificates):
-    rig = rig(security=server_tls(certificates))
+    rig = rig(security=server_tls(certificates, mutual=False))
     security = WorkerTLS(certificates / "ca.pem", server_name="headway")
     assert exchanges(connect(rig, security=security))
     security = WorkerTLS(certificates / "ca.pem", server_name="other")
@@ -376,17 +303,14 @@ def test_a_server_by_another_name(rig, certificates):
 
 
 def test_mutual_tls(rig, certificates):
-    rig = rig(security=server_tls(certificates, mutual=True))
-    known = WorkerTLS(
-        certificates / "ca.pem", certificates / "worker.pem", certificates / "worker.key"
-    )
-    assert exchanges(connect(rig, security=known))
+    rig = rig(security=server_tls(certificates))
+    assert exchanges(connect(rig, security=worker_tls(certificates)))
     with pytest.raises(ServerLostError):
         connect(rig, security=WorkerTLS(certificates / "ca.pem"))
 
 
 def test_tls_on_the_servers_side_only(rig, certificates):
-    rig = rig(security=server_tls(certificates))
+    rig = rig(security=server_tls(certificates, mutual=False))
     with pytest.raises(ServerLostError, match="the server uses TLS, and this worker does not"):
         connect(rig, connect_timeout_s=5.0)
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
+from contextlib import ExitStack, closing
 
-import grpc
 import pytest
 import torch
 
 import headway
 from headway.runtime import session as module
 from headway.runtime import wire
-from tests.link_kit import PATIENCE_S, Rig, job
+from tests.link_kit import PATIENCE_S, job
+from tests.stream_kit import Stream, joins
 
 SIZE = 1_000_000
 
 
 @pytest.fixture
-def rig():
-    made = Rig("inline", torch.zeros(SIZE))
-    yield made
-    made.close()
+def rig(rigs):
+    return rigs("inline", torch.zeros(SIZE))
 
 
 @pytest.fixture
@@ -40,54 +38,36 @@ def waiting(monkeypatch):
     return counts
 
 
-class Deaf:
+def deaf(rig, times, *, look):
     """A worker that asks so often, and reads nothing but the welcome."""
-
-    def __init__(self, address, times, *, look):
-        self._over = threading.Event()
-        # A connection of its own.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.insecure_channel(address, options=options)
-        join = wire.Join(protocol=wire.PROTOCOL, library=headway.__version__, instance="deaf")
-        self._says = [wire.ToServer(join=join)]
-        self._says += [wire.ToServer(ask=wire.Ask(look=look))] * times
-        self.call = self.channel.stream_stream("/headway.v1.Exchange/Work")(self._say())
-        next(self.call)
-
-    def _say(self):
-        for header in self._says:
-            yield header.SerializeToString()
-        self._over.wait(PATIENCE_S)
-
-    def close(self):
-        self._over.set()
-        self.call.cancel()
-        self.channel.close()
+    asks = [wire.ToServer(ask=wire.Ask(look=look))] * times
+    join = joins(library=headway.__version__, instance="deaf")
+    stream = Stream(rig.network.address, join, *asks)
+    stream.hear()
+    return stream
 
 
 @pytest.mark.parametrize(("look", "most"), [(True, 2), (False, 9)], ids=["looks", "jobs"])
 def test_few_models_wait_for_who_does_not_read(rig, waiting, look, most):
-    deaf = Deaf(rig.network.address, 300, look=look)
-    rig.until(lambda: not rig.network._sessions)
-    assert 1 <= max(waiting) <= most
-    assert len(waiting) <= most + 1
-    deaf.close()
+    with closing(deaf(rig, 300, look=look)):
+        rig.until(lambda: not rig.network._sessions)
+        assert 1 <= max(waiting) <= most
+        assert len(waiting) <= most + 1
 
 
 def test_one_copy_is_enough_for_all_who_look_at_one_version(rig, waiting):
-    deaf = [Deaf(rig.network.address, 1, look=True) for _ in range(6)]
-    rig.until(lambda: len(waiting) == 6)
-    assert max(waiting) == 1
-    for one in deaf:
-        one.close()
+    with ExitStack() as crowd:
+        for _ in range(6):
+            crowd.enter_context(closing(deaf(rig, 1, look=True)))
+        rig.until(lambda: len(waiting) == 6)
+        assert max(waiting) == 1
 
 
 def test_what_is_said_right_behind_a_join_is_heard(rig, waiting):
     """Whoever may join has joined by the time the next message is read."""
     for number in range(1, 21):
-        hasty = Deaf(rig.network.address, 1, look=True)
-        rig.until(lambda number=number: len(waiting) == number)
-        hasty.close()
+        with closing(deaf(rig, 1, look=True)):
+            rig.until(lambda number=number: len(waiting) == number)
 
 
 def test_who_reads_may_look_as_often_as_it_likes(rig, waiting):

@@ -1,0 +1,22 @@
+"""Servers of the contract tests, which end with the test."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+
+import pytest
+
+from tests.link_kit import CARRIERS, Rig
+
+
+@pytest.fixture
+def rigs():
+    """Makes servers, and ends them."""
+    with ExitStack() as made:
+        yield lambda *arguments, **options: made.enter_context(closing(Rig(*arguments, **options)))
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request):
+    """Each of the ways in which vectors travel."""
+    return request.param
