@@ -14,23 +14,15 @@ from headway.runtime import wire
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange
 from headway.training import apply_policies
-from tests.link_kit import PATIENCE_S, Rig, job
+from tests.link_kit import PATIENCE_S, job
 from tests.unit.training import server_kit as kit
 
 SIZE = 64
 
 
 @pytest.fixture
-def rig():
-    made = []
-
-    def make(algorithm=None, **options):
-        made.append(Rig("inline", torch.zeros(SIZE), algorithm, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def rig(rigs):
+    return lambda *algorithm, **options: rigs("inline", torch.zeros(SIZE), *algorithm, **options)
 
 
 def hears(exchange, what):

@@ -15,7 +15,7 @@ import torch
 import headway
 from headway.runtime import members as module
 from headway.runtime import wire
-from tests.link_kit import PATIENCE_S, Rig, job
+from tests.link_kit import PATIENCE_S, job
 from tests.unit.training import server_kit as kit
 
 TIMES = 1000
@@ -153,10 +153,8 @@ def test_of_who_only_joins_nothing_is_left(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def rig():
-    made = Rig("inline", torch.zeros(100_000))
-    yield made
-    made.close()
+def rig(rigs):
+    return rigs("inline", torch.zeros(100_000))
 
 
 class Visitors:

@@ -11,7 +11,7 @@ from headway.core.errors import ProtocolError
 from headway.runtime import session as module
 from headway.runtime import sharing
 from headway.runtime.segments import Segments, machine
-from tests.link_kit import PATIENCE_S, Rig, job
+from tests.link_kit import PATIENCE_S, job
 
 SIZE = 64
 
@@ -33,10 +33,8 @@ def theirs():
 
 
 @pytest.fixture
-def rig():
-    made = Rig("shared", torch.zeros(SIZE))
-    yield made
-    made.close()
+def rig(rigs):
+    return rigs("shared", torch.zeros(SIZE))
 
 
 def welcomes(monkeypatch, lie):
