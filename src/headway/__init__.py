@@ -141,6 +141,9 @@ def __dir__() -> list[str]:
 def _unknown(name: str) -> str:
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, __all__, n=1)
-    hint = f". Did you mean: {nearest[0]!r}?" if nearest else ""
+    known, within = list(__all__), ""
+    if name.endswith("Error"):
+        known, within = dir(import_module("headway.core.errors")), "errors."
+    nearest = get_close_matches(name, known, n=1)
+    hint = f". Did you mean: {within + nearest[0]!r}?" if nearest else ""
     return f"module {__name__!r} has no attribute {name!r}{hint}"

@@ -10,7 +10,14 @@ from typing import Any
 
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 
-__all__ = ["check_choice", "check_count", "check_flag", "check_number", "describe"]
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_flag",
+    "check_number",
+    "check_seed",
+    "describe",
+]
 
 
 def check_number(
@@ -101,6 +108,43 @@ def check_flag(name: str, value: object) -> bool:
             f"`{name}` must be a bool", got=repr(value), expected="True or False"
         )
     return value
+
+
+def check_seed(seed: object, *, where: str) -> int:
+    """Check that a seed is one that every generator takes.
+
+    Args:
+        seed: What was given.
+        where: The argument that errors name.
+
+    Returns:
+        It, as an int in [0, 2**63).
+
+    Raises:
+        ArgumentTypeError: It is no whole number.
+        ConfigurationError: It is out of its range.
+
+    Example:
+        >>> check_seed(3, where="run(seed=...)")
+        3
+    """
+    try:
+        number = None if isinstance(seed, bool) else index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None:
+        raise ArgumentTypeError(
+            "a seed is a whole number", where=where, got=repr(seed), help="write seed=0"
+        )
+    if not 0 <= number < 1 << 63:
+        raise ConfigurationError(
+            "a seed is out of range",
+            where=where,
+            got=number,
+            expected="an int in [0, 2**63)",
+            help="choose another; neighbouring seeds have nothing in common",
+        )
+    return number
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:

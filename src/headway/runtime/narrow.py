@@ -21,6 +21,7 @@ from headway.runtime.compression import (
 )
 from headway.runtime.compression.message import DTYPES
 from headway.runtime.encoded import Traffic
+from headway.runtime.kinds import NAMES, check_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,7 @@ def check_offer(
             got=repr(compression),
             help=f'write ["none", "{compression}"]',
         )
+    check_kinds("ParameterServer", compression=(compression, NAMES))
     for kind in compression:
         if kind not in KINDS:
             raise UnknownNameError.of("compression", str(kind), KINDS, where=_SERVER)

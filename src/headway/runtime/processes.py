@@ -24,6 +24,7 @@ import torch.multiprocessing
 
 from headway.core.errors import ConfigurationError, HeadwayError, UnknownNameError
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker
+from headway.runtime.kinds import FLAG, Kind, check_kinds, value_of
 from headway.runtime.local import LocalLink, LocalSession
 from headway.runtime.timeouts import Timeouts
 from headway.task.sending import start
@@ -47,6 +48,7 @@ _LOOK_S: Final = 0.1
 _SPIN_S: Final = 1e-3
 """Most steps of small models are shorter; for others to sleep costs little."""
 _TIMEOUTS: Final = Timeouts()
+_FACTORS: Final = Kind((Mapping,), "a mapping of workers' numbers to factors", "{0: 5.0}")
 
 
 @final
@@ -66,6 +68,7 @@ class Processes:
             once, and is not replaced: the others train its clients.
 
     Raises:
+        ArgumentTypeError: A value is of the wrong kind.
         ConfigurationError: A value is outside its range.
 
     Example:
@@ -89,6 +92,12 @@ class Processes:
                 expected="a whole number from 1 on",
                 help="write headway.Processes(num_workers=4)",
             )
+        check_kinds(
+            "Processes",
+            slowdown=(self.slowdown, _FACTORS),
+            prefetch=(self.prefetch, FLAG),
+            timeouts=(self.timeouts, value_of(Timeouts, "lease_s=10")),
+        )
         for worker, factor in self.slowdown.items():
             _check_factor(worker, factor, count)
         if self.start_method not in _METHODS:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, final
 
 from headway.core.errors import ConfigurationError
+from headway.runtime.kinds import FILE, TEXT, check_kinds
 
 __all__ = ["ServerTLS", "WorkerTLS", "check_server", "check_worker", "is_authorised", "metadata"]
 
@@ -31,6 +32,9 @@ class ServerTLS:
         client_ca: File with the certificates, PEM, of who signs workers' certificates; ``None``:
             workers need none.
 
+    Raises:
+        ArgumentTypeError: One is no path.
+
     Example:
         >>> ServerTLS(certificate="server.pem", key="server.key").client_ca is None
         True
@@ -39,6 +43,14 @@ class ServerTLS:
     certificate: File
     key: File
     client_ca: File | None = None
+
+    def __post_init__(self) -> None:
+        check_kinds(
+            "ServerTLS",
+            certificate=(self.certificate, FILE),
+            key=(self.key, FILE),
+            client_ca=(self.client_ca, FILE.or_none()),
+        )
 
     def credentials(self) -> Any:
         """What gRPC needs to serve with them.
@@ -68,6 +80,7 @@ class WorkerTLS:
         server_name: The name in the server's certificate, where that is not the host's.
 
     Raises:
+        ArgumentTypeError: One is of the wrong kind.
         ConfigurationError: A certificate without a key, or a key without a certificate.
 
     Example:
@@ -81,6 +94,13 @@ class WorkerTLS:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(
+            "WorkerTLS",
+            ca=(self.ca, FILE.or_none()),
+            certificate=(self.certificate, FILE.or_none()),
+            key=(self.key, FILE.or_none()),
+            server_name=(self.server_name, TEXT.or_none()),
+        )
         if (self.certificate is None) != (self.key is None):
             raise ConfigurationError(
                 "a worker's certificate and its key belong together",

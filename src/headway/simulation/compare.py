@@ -9,11 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final, final
 
+from headway.algorithms.arguments import check_seed
 from headway.core import Algorithm, Scheduler
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.observe import Comparison, Result
 from headway.simulation.interruption import interruptible
-from headway.simulation.resolve import check_kind, check_measured, check_seed, resolve
+from headway.simulation.resolve import check_kind, check_measured, resolve
 from headway.simulation.simulate import simulate
 from headway.simulation.stop import Stop, Target, until
 from headway.task import Objective

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from headway.algorithms.arguments import check_seed
 from headway.algorithms.schedulers import SCHEDULERS
 from headway.core import (
     Algorithm,
@@ -37,7 +37,6 @@ __all__ = [
     "check_kind",
     "check_measured",
     "check_observers",
-    "check_seed",
     "describe",
     "drawn",
     "plain",
@@ -244,25 +243,6 @@ def check_arrival(algorithm: Algorithm, population: Population) -> None:
             expected="an algorithm that waits for nobody in particular",
             help="take the arrival out of the population, or choose another algorithm",
         )
-
-
-def check_seed(seed: object, *, where: str = "simulate(seed=...)") -> int:
-    """Refuse what is not an int in [0, 2**63), which is what every generator takes."""
-    try:
-        number = operator.index(seed)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ArgumentTypeError(
-            "a seed is a whole number", where=where, got=repr(seed), help="write seed=0"
-        ) from error
-    if not 0 <= number < 1 << 63:
-        raise ConfigurationError(
-            "a seed is out of range",
-            where=where,
-            got=number,
-            expected="an int in [0, 2**63)",
-            help="choose another; neighbouring seeds have nothing in common",
-        )
-    return number
 
 
 def describe(settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -49,10 +49,18 @@ def choose_metrics(
                     f"metric `{name}` is not a function", where=where, got=metric
                 )
         return {}, dict(metrics)
+    if not isinstance(metrics, Iterable):
+        raise ArgumentTypeError(
+            "that is no choice of metrics",
+            where=where,
+            got=repr(metrics),
+            expected="a name, a list of names, or a mapping of names to functions",
+            help='write metrics=["accuracy", "loss"]',
+        )
     known: dict[str, Metric] = {"accuracy": accuracy, "bits": bits, "loss": loss}
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     for name in names:
-        if name not in known:
+        if name not in list(known):
             raise UnknownNameError.of("metric", str(name), METRICS, where=where)
     return {name: known[name] for name in names}, {}
 

@@ -61,7 +61,8 @@ def read_data(
     shuffle: bool = True,
     drop_last: bool = False,
     shard: tuple[int, int] | None = None,
-    where: str = "train",
+    where: str = "AsyncWorker.train",
+    loader: str = "dataloader",
 ) -> Passes:
     """Find out what a user gave as data.
 
@@ -74,6 +75,7 @@ def read_data(
         drop_last: Whether a smaller last batch is left out.
         shard: ``(i, n)``: of a dataset every ``n``-th example, from the ``i``-th on.
         where: The call that errors name.
+        loader: What it calls ``dataloader``.
 
     Raises:
         ArgumentTypeError: It is none of these.
@@ -98,9 +100,9 @@ def read_data(
                 where=f"{where}(shard=...)",
                 help="give dataset= instead, or a loader of this worker's part",
             )
-        return _loader(dataloader, where)
+        return _loader(dataloader, f"{where}({loader}=...)")
     if isinstance(dataset, DataLoader):
-        return _loader(dataset, where)
+        return _loader(dataset, f"{where}(dataset=...)")
     pair = _tensors(dataset, where)
     if pair is not None:
         return _in_memory(pair, batch_size, shuffle, drop_last, shard)
@@ -251,7 +253,8 @@ def _torch_dataset(
     where: str,
 ) -> Passes:
     streams = isinstance(dataset, IterableDataset)
-    if not streams and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    listed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if isinstance(dataset, str | bytes | type) or not (streams or listed):
         raise ArgumentTypeError(
             "that is no data set",
             where=f"{where}(dataset=...)",
@@ -277,7 +280,7 @@ def _torch_dataset(
             drop_last=drop_last,
             generator=generator,
         )
-        return map(_as_batch, loader, repeat(where))
+        return map(_as_batch, loader, repeat(f"{where}(dataset=...)"))
 
     if streams:
         return Passes(once, None, None)
@@ -292,7 +295,7 @@ def _loader(loader: Any, where: str) -> Passes:
     if not isinstance(loader, Iterable) or isinstance(loader, Tensor | str | bytes):
         raise ArgumentTypeError(
             "that is no loader",
-            where=f"{where}(dataloader=...)",
+            where=where,
             got=type(loader).__name__,
             expected="what yields pairs of inputs and targets: a torch DataLoader",
         )
@@ -316,7 +319,7 @@ def _as_batch(found: Any, where: str) -> Batch:
     if not isinstance(found, tuple | list) or len(found) != 2 or not hasattr(found[1], "__len__"):
         raise ArgumentTypeError(
             "a batch must be a pair of inputs and targets",
-            where=f"{where}(dataloader=...)",
+            where=where,
             got=f"{type(found).__name__} of {len(found)}"
             if hasattr(found, "__len__")
             else type(found).__name__,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from headway.core import Buffers, ParameterLayout
-from headway.core.errors import ArgumentTypeError, ConfigurationError
-from headway.models import describe
+from headway.core.errors import ArgumentTypeError, ConfigurationError, ProtocolError
+from headway.models import build, describe
 from headway.task.randomness import own_randomness
 
 if TYPE_CHECKING:
     from headway.core import Algorithm
+    from headway.runtime.exchange import Invitation
 
-__all__ = ["Original", "make_module"]
+__all__ = ["Original", "described_module", "make_module", "needed_arguments"]
+
+_FEW: Final = 3
 
 
 def make_module(
@@ -32,24 +37,68 @@ def make_module(
 
     Raises:
         ArgumentTypeError: It is neither.
+        ConfigurationError: Its parameters have no shapes yet.
     """
+    where = f"{where}(model=...)"
+    made, name = _made(model, seed, where)
+    lazy = [name for name in dict(made.named_parameters()) if is_lazy(made.get_parameter(name))]
+    if lazy:
+        raise ConfigurationError(
+            "the model has parameters that have no shape yet",
+            where=where,
+            got=", ".join(lazy[:_FEW]) + (", ..." if len(lazy) > _FEW else ""),
+            expected="a model whose layers know their sizes",
+            help="call it once with inputs first: model(inputs)",
+        )
+    return made, name
+
+
+def needed_arguments(made: Callable[..., object]) -> str:
+    """What a function or class cannot be called without, as text; empty: nothing, or it does not say.
+
+    Args:
+        made: It.
+
+    Example:
+        >>> needed_arguments(nn.Linear)
+        'in_features, out_features'
+    """
+    try:
+        parameters = inspect.signature(made).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    loose = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = (p.name for p in parameters if p.default is p.empty and p.kind not in loose)
+    return ", ".join(needed)
+
+
+def _made(
+    model: nn.Module | Callable[[], nn.Module], seed: int, where: str
+) -> tuple[nn.Module, str]:
     if isinstance(model, nn.Module):
         return model, type(model).__name__
     expected = "a torch.nn.Module, or a function without arguments that makes one"
     if not callable(model):
+        raise ArgumentTypeError("that is no model", where=where, got=repr(model), expected=expected)
+    name = _name_of(model)
+    if needed := needed_arguments(model):
         raise ArgumentTypeError(
-            "that is no model", where=f"{where}(model=...)", got=repr(model), expected=expected
+            "that makes no model without arguments",
+            where=where,
+            got=f"{name}, which needs {needed}",
+            expected=expected,
+            help=f"make the model: {name}(...), or write lambda: {name}(...)",
         )
     with own_randomness(seed, torch.device("cpu")):
         made: Any = model()
     if not isinstance(made, nn.Module):
         raise ArgumentTypeError(
             "that makes no model",
-            where=f"{where}(model=...)",
+            where=where,
             got=f"a {type(made).__name__}",
             expected=expected,
         )
-    return made, _name_of(model)
+    return made, name
 
 
 def _name_of(model: object) -> str:
@@ -59,6 +108,37 @@ def _name_of(model: object) -> str:
         if isinstance(name, str):
             return name
     return repr(model)
+
+
+def described_module(invitation: Invitation) -> nn.Module:
+    """The model that a server describes.
+
+    Args:
+        invitation: What the server said.
+
+    Raises:
+        ConfigurationError: It cannot describe it.
+        ProtocolError: What it says contradicts itself.
+    """
+    if invitation.model is None:
+        why = str(invitation.instructions.get("no_model", ""))
+        raise ConfigurationError(
+            "the server cannot say what its model is made of, so this worker must be given it",
+            where="AsyncWorker(model=...)",
+            got=why or None,
+            expected="the model that the server was given",
+            help="AsyncWorker(address, model=MyModel())",
+        )
+    module = build(invitation.model, max_params=2 * invitation.layout.num_params + (1 << 20))
+    layout = ParameterLayout.of(module).with_fragments(invitation.layout.num_fragments)
+    difference = invitation.layout.difference(layout)
+    if difference is not None:
+        raise ProtocolError(
+            "the server's description of its model does not fit its layout",
+            got=difference,
+            help="give this worker the model: AsyncWorker(address, model=MyModel())",
+        )
+    return module
 
 
 @final

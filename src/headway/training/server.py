@@ -17,12 +17,7 @@ from torch.optim import Optimizer
 from headway import __version__
 from headway.algorithms.arguments import check_count, check_number
 from headway.core import Algorithm, Server
-from headway.core.errors import (
-    ArgumentTypeError,
-    HeadwayError,
-    UnknownNameError,
-    UsageError,
-)
+from headway.core.errors import HeadwayError, UsageError
 from headway.core.scheduler import FirstCome
 from headway.observe.folder import free_part
 from headway.runtime.compression import KINDS
@@ -42,6 +37,7 @@ from headway.training.original import Original
 from headway.training.policies import USUAL_FACTOR, Policy
 from headway.training.rules import choose_algorithm
 from headway.training.saving import Keeper, save_last
+from headway.training.terms import check_server_terms
 
 if TYPE_CHECKING:
     from headway.algorithms.transforms import OptimizerFactory
@@ -52,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["ParameterServer"]
 
 _LOOK_EVERY_S: Final = 0.5
-_CONSISTENCIES: Final = ("hogwild", "snapshot")
 _WHERE: Final = "ParameterServer"
 _TIMEOUTS: Final = Timeouts()
 
@@ -118,7 +113,8 @@ class ParameterServer:
 
     Raises:
         ArgumentTypeError: An argument is of the wrong kind.
-        ConfigurationError: One is out of its range, or they contradict each other.
+        ConfigurationError: One is out of its range, they contradict each other, or the address may
+            not be listened at.
 
     Example:
         >>> import torch, headway
@@ -168,18 +164,23 @@ class ParameterServer:
             server_optimizer=server_optimizer,
             learning_rate=learning_rate,
         )
-        if consistency not in _CONSISTENCIES:
-            raise UnknownNameError.of("consistency", str(consistency), _CONSISTENCIES, where=_WHERE)
-        for name, count in (
-            ("checkpoint_frequency", checkpoint_frequency),
-            ("max_workers", max_workers),
-        ):
-            check_count(name, count)
+        check_server_terms(
+            host=host,
+            port=port,
+            consistency=consistency,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_frequency=checkpoint_frequency,
+            folder=folder,
+            tls=tls,
+            token=token,
+            insecure=insecure,
+            shared_memory=shared_memory,
+            max_workers=max_workers,
+            max_rejections=max_rejections,
+            timeouts=timeouts,
+            seed=seed,
+        )
         check_durability(durability, checkpoint_dir, where=_WHERE)
-        if max_rejections is not None:
-            check_count("max_rejections", max_rejections)
-        if type(port) is not int:
-            raise ArgumentTypeError("a port is a whole number", where=_WHERE, got=repr(port))
         self._scheduler = FirstCome(concurrency=concurrency)
         self._drain_s = check_number("drain_s", drain_s)
         self._original = Original(model, seed)
@@ -216,7 +217,7 @@ class ParameterServer:
 
         Raises:
             ConfigurationError: The checkpoint that is there is of another model or algorithm, the
-                algorithm does not go with the options, or the address may not be listened at.
+                algorithm does not go with the options.
             CheckpointError: No checkpoint that is there can be read.
             HeadwayError: Something else listens there; or there is no room for shared memory.
         """
@@ -304,6 +305,8 @@ class ParameterServer:
         """
         check_count("num_workers", num_workers)
         hub, ledger = self._running()
+        if timeout_s is not None:
+            check_number("timeout_s", timeout_s)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         with ending(ledger.ring) as wanted:
             while not wanted and not ledger.is_over(num_workers) and hub.state != "ended":

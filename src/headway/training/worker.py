@@ -17,30 +17,37 @@ from torch.optim import Optimizer
 from headway.algorithms.arguments import check_count, check_number
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import (
+    ArgumentTypeError,
     ConfigurationError,
     ExchangeError,
     ProtocolError,
     ServerLostError,
 )
-from headway.models import build
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange, Invitation
 from headway.runtime.finding import with_port
 from headway.runtime.narrow import Narrow, read_compression
 from headway.runtime.segments import machine
 from headway.runtime.timeouts import Retry
-from headway.task.evaluation import choose_metrics
 from headway.task.given_optimizer import read_optimizer
-from headway.task.metrics import Loss, Metric, choose_loss
+from headway.task.metrics import Loss, Metric
 from headway.task.replica import Replica
 from headway.training.batches import read_data
+from headway.training.blame import told_where
 from headway.training.comeback import Comeback, go_on
 from headway.training.devices import usable_device
 from headway.training.ending import Ending, ending
 from headway.training.history import History
 from headway.training.instructions import Instructions, read_instructions
 from headway.training.learner import Learner, Meter, check_optimizer, move
-from headway.training.original import make_module
+from headway.training.original import described_module, make_module
+from headway.training.terms import (
+    as_loss,
+    check_port,
+    check_training_terms,
+    check_worker_terms,
+    chosen_metrics,
+)
 from headway.training.visit import Diary, Visit
 
 if TYPE_CHECKING:
@@ -56,6 +63,8 @@ _LOOK_S: Final = 30.0
 _REDIAL_S: Final = 5.0
 _RETRY: Final = Retry()
 _SHORTLY_S: Final = 1.0
+_TRAIN: Final = "AsyncWorker.train"
+_EVALUATE: Final = "AsyncWorker.evaluate"
 
 Metrics = str | Sequence[str] | Mapping[str, Metric]
 
@@ -154,7 +163,17 @@ class AsyncWorker:
                     got=f"update_frequency={update_frequency}, local_epochs={local_epochs}",
                     help="give one of them",
                 )
-        self.address = with_port(server_address, port)
+        self.address = with_port(server_address, check_port(port, where="AsyncWorker", lowest=1))
+        check_worker_terms(
+            address=self.address,
+            name=name,
+            prefetch=prefetch,
+            tls=tls,
+            token=token,
+            insecure=insecure,
+            shared_memory=shared_memory,
+            retry=retry,
+        )
         self.name = name
         self.device = usable_device(device)
         self._batch_size = local_batch_size
@@ -221,9 +240,14 @@ class AsyncWorker:
             RefusedError: The server does not let this worker in.
             ServerLostError: It cannot be reached, or has gone.
         """
-        check_count("log_frequency", log_frequency)
-        check_number("epochs", epochs, above=True)
-        loss = _as_loss(loss_fn, "train")
+        check_training_terms(
+            epochs=epochs,
+            log_frequency=log_frequency,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+        )
+        loss = as_loss(loss_fn, _TRAIN)
         passes = read_data(
             dataset,
             dataloader,
@@ -232,7 +256,11 @@ class AsyncWorker:
             drop_last=drop_last,
             shard=shard,
         )
-        meter = Meter.of(loss, _chosen(metrics, loss, "train"))
+        meter = Meter.of(loss, chosen_metrics(metrics, loss, _TRAIN))
+        given = None
+        if optimizer is not None:
+            where = f"{_TRAIN}(optimizer=...)"
+            given = read_optimizer(optimizer, where=where, model=self._given)
         history = self.history = History(device=str(self.device))
         diary = Diary(history, meter, log_frequency)
         learners: list[Learner] = []
@@ -249,14 +277,15 @@ class AsyncWorker:
             history.worker = self.name
             told, replica = self._enter(invitation)
             check_optimizer(told, optimizer)
-            given = None
-            if optimizer is not None:
-                where = "AsyncWorker.train(optimizer=...)"
-                given = read_optimizer(optimizer, where=where, model=self._given)
             replica.module.train()
             learner = Learner(replica, told, loss=loss, optimizer=given, meter=meter)
             learners.append(learner)
-            with ending() as wanted:
+
+            def at() -> str:
+                counts = f"batch {history.batches:,}, after {history.updates:,} updates"
+                return f"{_TRAIN} of {self.name}, at {counts}"
+
+            with ending() as wanted, told_where(at):
                 visit = Visit(
                     exchange,
                     learner,
@@ -324,19 +353,29 @@ class AsyncWorker:
             RefusedError: The server does not let this worker in.
             ServerLostError: It cannot be reached, and this worker has not trained for it.
         """
-        loss = _as_loss(loss_fn, "evaluate")
+        loss = as_loss(loss_fn, _EVALUATE)
+        check_count("batch_size", batch_size)
+        if data is None:
+            raise ArgumentTypeError(
+                "there is nothing to measure on",
+                where=f"{_EVALUATE}(data=...)",
+                got="None",
+                expected="a loader, or a dataset as for train",
+            )
         passes = read_data(
-            None, data, batch_size=batch_size, shuffle=False, where="AsyncWorker.evaluate"
+            None, data, batch_size=batch_size, shuffle=False, where=_EVALUATE, loader="data"
         )
         seen, replica = self._current()
         replica.load(seen.parameters, seen.buffers)
-        meter = Meter.of(loss, _chosen(metrics, loss, "evaluate"))
+        meter = Meter.of(loss, chosen_metrics(metrics, loss, _EVALUATE))
         replica.module.eval()
-        with torch.no_grad():
+        done = 0
+        with torch.no_grad(), told_where(lambda: f"{_EVALUATE}, at batch {done + 1:,}"):
             for batch in passes.once(torch.Generator()):
                 targets = move(batch.targets, self.device)
                 outputs = replica.module(move(batch.inputs, self.device))
                 meter.add(outputs, targets, None, batch.size)
+                done += 1
         means = meter.take()
         return means[metrics] if isinstance(metrics, str) else means
 
@@ -403,7 +442,7 @@ class AsyncWorker:
             return told, self._replica
         module = self._given
         if module is None:
-            module = _built(invitation)
+            module = described_module(invitation)
         elif self._replica is not None:
             raise ProtocolError("the server has another model than before")
         self._replica = Replica(module, invitation.layout, self.device)
@@ -444,36 +483,3 @@ def _look(exchange: Exchange, timeout_s: float) -> _Seen | None:
         return None
     buffers = None if seen.buffers is None else seen.buffers.clone()
     return _Seen(seen.version, seen.parameters.clone(), buffers)
-
-
-def _built(invitation: Invitation) -> nn.Module:
-    if invitation.model is None:
-        why = str(invitation.instructions.get("no_model", ""))
-        raise ConfigurationError(
-            "the server cannot say what its model is made of, so this worker must be given it",
-            where="AsyncWorker(model=...)",
-            got=why or None,
-            expected="the model that the server was given",
-            help="AsyncWorker(address, model=MyModel())",
-        )
-    module = build(invitation.model, max_params=2 * invitation.layout.num_params + (1 << 20))
-    layout = ParameterLayout.of(module).with_fragments(invitation.layout.num_fragments)
-    difference = invitation.layout.difference(layout)
-    if difference is not None:
-        raise ProtocolError(
-            "the server's description of its model does not fit its layout",
-            got=difference,
-            help="give this worker the model: AsyncWorker(address, model=MyModel())",
-        )
-    return module
-
-
-def _as_loss(loss_fn: Any, call: str) -> Loss:
-    if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
-        loss_fn = loss_fn()
-    return choose_loss(loss_fn, where=f"AsyncWorker.{call}(loss_fn=...)")
-
-
-def _chosen(metrics: Metrics, loss: Loss, call: str) -> dict[str, Metric]:
-    means, wholes = choose_metrics(metrics, loss, where=f"AsyncWorker.{call}(metrics=...)")
-    return {**means, **wholes}

@@ -1,0 +1,213 @@
+"""What is of the wrong kind is refused where it is given, in words, and never by Python's own errors."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+import headway
+from headway.core.errors import ArgumentTypeError, ConfigurationError, DataError, UsageError
+from tests.unit.training import server_kit as kit
+
+WRONG = ("no", 5, -1, 2.5, math.nan, [1], {}, None, True, torch.nn.Linear, object())
+
+NUMBERS = (5, 2.5)
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    # By the argument, what of the above is right.
+    "server_address": ("no",),
+    "local_batch_size": (5,),
+    "update_frequency": (5,),
+    "local_epochs": (*NUMBERS, None),
+    "name": ("no",),
+    "prefetch": (True,),
+    "insecure": (True,),
+    "shared_memory": (True,),
+    "tls": (None,),
+    "compression": (None,),
+    "connect_timeout_s": NUMBERS,
+    "retry": (None,),
+    "host": ("no",),
+    "port": (5,),
+    "algorithm": (None,),
+    "max_staleness": (5, None),
+    "server_optimizer": (None,),
+    "learning_rate": (None,),
+    "concurrency": (5, None),
+    "checkpoint_dir": ("no", None),
+    "checkpoint_frequency": (5,),
+    "folder": ("no", None),
+    "pulls": (None,),
+    "max_workers": (5,),
+    "max_rejections": (5, None),
+    "drain_s": NUMBERS,
+    "seed": (5,),
+    "num_workers": (5,),
+    "slowdown": ({},),
+    "start_method": (),
+    "timeouts": (),
+    "certificate": ("no",),
+    "key": ("no",),
+    "client_ca": ("no", None),
+    "ca": ("no", None),
+    "server_name": ("no", None),
+    "epochs": NUMBERS,
+    "log_frequency": (5,),
+    "shuffle": (True,),
+    "drop_last": (True,),
+    "shard": (None,),
+    "batch_size": (5,),
+    "timeout_s": (*NUMBERS, None),
+}
+OF_THEIR_OWN: dict[tuple[type, str], tuple[Any, ...]] = {
+    # What it means there is not what it means elsewhere.
+    (headway.AsyncWorker, "model"): (None,),
+    (headway.AsyncWorker, "token"): ("no", None),
+    (headway.ParameterServer, "token"): ("no", None),
+    (headway.ParameterServer, "compression"): (),
+    (headway.ParameterServer, "host"): (),
+    (headway.WorkerTLS, "certificate"): (None, "no"),
+    (headway.WorkerTLS, "key"): (None, "no"),
+}
+OF_TRAINING: dict[str, tuple[Any, ...]] = {
+    # What a batch holds is seen when it comes.
+    "data": ([1], {}),
+    "dataloader": (None, [1], {}),
+    "optimizer": (None,),
+    "seed": (5, None),
+}
+
+
+def server(**options: Any) -> headway.ParameterServer:
+    return headway.ParameterServer(options.pop("model", kit.line()), **{"port": 0, **options})
+
+
+def worker(**options: Any) -> headway.AsyncWorker:
+    return headway.AsyncWorker(options.pop("server_address", "127.0.0.1"), **options)
+
+
+def server_tls(**options: Any) -> headway.ServerTLS:
+    return headway.ServerTLS(**{"certificate": "a.pem", "key": "b.pem", **options})
+
+
+def processes(**options: Any) -> headway.Processes:
+    return headway.Processes(options.pop("num_workers", 2), **options)
+
+
+MAKERS: dict[type, Callable[..., object]] = {
+    headway.ParameterServer: server,
+    headway.AsyncWorker: worker,
+    headway.Processes: processes,
+    headway.ServerTLS: server_tls,
+    headway.WorkerTLS: headway.WorkerTLS,
+}
+
+
+def taken(call: Callable[[Any], object], right: Sequence[Any]) -> list[Any]:
+    """Which of the wrong values a call takes; those are left out that are right for it."""
+    wrong = [v for v in WRONG if not any(type(v) is type(r) and v == r for r in right)]
+    return [value for value in wrong if not is_refused(partial(call, value))]
+
+
+def is_refused(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except (UsageError, DataError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(cls, name) for cls in MAKERS for name in inspect.signature(cls).parameters],
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_what_is_of_the_wrong_kind_is_refused_when_it_is_made(cls, name):
+    right = OF_THEIR_OWN.get((cls, name), ALLOWED.get(name, ()))
+    assert taken(lambda value: MAKERS[cls](**{name: value}), right) == []
+
+
+def test_what_a_wrong_value_is_called_and_what_to_write():
+    with pytest.raises(ArgumentTypeError) as told:
+        worker(shared_memory="no")
+    assert str(told.value).splitlines() == [
+        "`shared_memory` must be True or False",
+        "  in     AsyncWorker(shared_memory=...)",
+        "  got    'no'",
+        "  help   write shared_memory=True, for example",
+    ]
+    with pytest.raises(ArgumentTypeError, match="WorkerTLS itself"):
+        worker(tls=headway.WorkerTLS)
+    with pytest.raises(ArgumentTypeError, match=r'tls=headway\.ServerTLS\(certificate="\.\.\."'):
+        server(tls="server.pem")
+    with pytest.raises(ConfigurationError, match="`checkpoint_dir` is empty"):
+        server(checkpoint_dir="")
+
+
+@pytest.mark.parametrize("make", [server, worker])
+def test_a_model_that_has_no_shape_yet_or_cannot_be_made_is_refused_with_what_to_do(make):
+    with pytest.raises(ArgumentTypeError, match="Linear, which needs in_features, out_features"):
+        make(model=torch.nn.Linear)
+    lazy = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Linear(4, 1))
+    with pytest.raises(ConfigurationError, match=r"no shape yet(.|\n)*0\.weight, 0\.bias"):
+        make(model=lazy)
+    lazy(torch.ones(2, 3))
+    make(model=lazy)
+    make(model=partial(torch.nn.Linear, 3, 1))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dataset", "dataloader", "epochs", "optimizer", "loss_fn", "metrics", "log_frequency",
+     "shuffle", "drop_last", "shard", "seed"],
+)  # fmt: skip
+def test_a_training_is_refused_before_anybody_connects(name):
+    nobody = headway.AsyncWorker("127.0.0.1:1")
+    given = {"dataset": kit.regression(), "loss_fn": "mse", "optimizer": "sgd"}
+    if name == "dataloader":
+        del given["dataset"]
+    right = OF_TRAINING.get(name, ALLOWED.get(name, ()))
+    assert taken(lambda value: nobody.train(**{**given, name: value}), right) == []
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[headway.ParameterServer]:
+    with kit.server(kit.line()) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", ["batch_size", "metrics", "loss_fn", "data"])
+def test_an_evaluation_of_the_wrong_kind_is_refused(serving, name):
+    given = {"data": kit.regression(), "metrics": "loss", "loss_fn": "mse"}
+    measuring = kit.worker(serving)
+    right = OF_TRAINING.get(name, ALLOWED.get(name, ()))
+    assert taken(lambda value: measuring.evaluate(**{**given, name: value}), right) == []
+
+
+@pytest.mark.parametrize("timeout_s", ["5", -1.0, math.nan, [1], True])
+def test_a_time_to_wait_is_a_number_of_seconds(serving, timeout_s):
+    with pytest.raises(UsageError, match="`timeout_s`"):
+        serving.wait_for_workers(timeout_s=timeout_s)
+
+
+def test_an_error_of_the_users_model_says_which_worker_and_which_batch_it_was(serving):
+    inputs, targets = kit.regression()
+    batches = [(inputs[:4], targets[:4]), (inputs[:4, :1], targets[:4])]
+    training = kit.worker(serving, name="ada")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as told:
+        training.train(dataloader=batches, loss_fn="mse", optimizer="sgd")
+    (note,) = told.value.__notes__
+    assert note.startswith("Headway: in AsyncWorker.train of ada, at batch 2, after ")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as told:
+        training.evaluate(batches, metrics="loss", loss_fn="mse")
+    assert told.value.__notes__ == ["Headway: in AsyncWorker.evaluate, at batch 2"]
+
+
+def test_a_name_of_the_errors_that_is_not_at_the_top_is_pointed_to():
+    with pytest.raises(AttributeError, match=r"Did you mean: 'errors\.HeadwayError'\?"):
+        _ = headway.HeadwayError
