@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from multiprocessing import Pipe
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from headway.runtime.network import NetworkServer
 from headway.runtime.parcel import WorkerLink
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory, machine
+from tests.waiting_kit import until
 
 Carrier = Literal["local", "inline", "shared"]
 CARRIERS: tuple[Carrier, ...] = ("local", "inline", "shared")
@@ -98,12 +98,7 @@ class Rig:
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Wait until something is so, as the hub's thread sees it."""
-        seen = threading.Event()
-        for _ in range(int(PATIENCE_S / 0.01)):
-            if self.look(condition):
-                return
-            seen.wait(0.01)
-        raise AssertionError("it never became so")
+        until(lambda: self.look(condition), within_s=PATIENCE_S)
 
     def stop(self, **options: Any) -> None:
         """End the hub, as an owner does."""
@@ -127,3 +122,16 @@ def job(exchange: Exchange) -> Work:
     work = exchange.next(PATIENCE_S)
     assert work is not None, exchange.stopped
     return work
+
+
+def receipts_of(
+    rig: Rig, worker: str = "ada", **options: Any
+) -> tuple[Exchange, list[core.Receipt]]:
+    """A worker that has joined, and the receipts that it gets, answers copied."""
+    receipts: list[core.Receipt] = []
+
+    def note(receipt: core.Receipt) -> None:
+        answer = None if receipt.answer is None else receipt.answer.clone()
+        receipts.append(receipt._replace(answer=answer))
+
+    return rig.joined(worker, receipt=note, **options), receipts

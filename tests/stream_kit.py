@@ -25,7 +25,7 @@ class Stream:
         self.channel = grpc.insecure_channel(address, options=options)
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.say(*messages)
-        work = self.channel.stream_stream("/headway.v1.Exchange/Work")
+        work = self.channel.stream_stream("/headway.v1.Exchange/Work", None, None)
         self.call: Any = work(iter(self._messages.get, None))
 
     def say(self, *messages: wire.ToServer | bytes) -> None:
