@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from tests.chaos_worker import SIZE
-from tests.durable_kit import WAIT_S, Served
+from tests.durable_kit import Served
 from tests.proxy_kit import Proxy
+from tests.waiting_kit import WAIT_S
 
 __all__ = ["SERVER_FAULTS", "WORKER_FAULTS", "Chaos", "Fault", "draw_faults"]
 

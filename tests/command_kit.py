@@ -6,15 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from headway.checkpoint.segments import BadRecordError, SegmentReader
 from headway.runtime.connect import fetch_status
+from tests.waiting_kit import WAIT_S, until
 
-WAIT_S = 60.0
 CONFIG = """
 [data]
 name = "digits"
@@ -33,16 +31,6 @@ name = "{algorithm}"
 [stop]
 updates = 10
 """
-
-
-def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Wait until something is so."""
-    pause = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"it never became so: {what}")
 
 
 class Command:

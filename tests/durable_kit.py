@@ -19,9 +19,9 @@ import torch
 from headway.core.errors import ExchangeError
 from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange, Work
+from tests.waiting_kit import WAIT_S
 
 SIZE = 3
-WAIT_S = 60.0
 _PROGRAM = """
 import json, sys, torch, headway
 options = json.loads(sys.argv[1])

@@ -10,7 +10,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.durable_kit import SIZE, WAIT_S, Hand, Served
+from tests.durable_kit import SIZE, Hand, Served
+from tests.waiting_kit import until
 
 
 @pytest.fixture
@@ -24,15 +25,6 @@ def serve(tmp_path):
     yield make
     for served in started:
         served.end()
-
-
-def _until(condition):
-    seen = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
-        if condition():
-            return
-        seen.wait(0.01)
-    raise AssertionError("it never became so")
 
 
 def _check(served, hands):
@@ -54,7 +46,7 @@ def test_no_acknowledged_update_is_lost_or_doubled_across_kills(serve, shared_me
     hands = [Hand(served, f"w{index}") for index in range(4)]
     for _ in range(4):
         before = sum(hand.acknowledged for hand in hands)
-        _until(lambda so_far=before: sum(h.acknowledged for h in hands) > so_far + 100)
+        until(lambda so_far=before: sum(h.acknowledged for h in hands) > so_far + 100)
         threading.Event().wait(0.02 * dice.random())
         served.restart()
         known = sum(hand.acknowledged for hand in hands)
@@ -70,9 +62,9 @@ def test_no_acknowledged_update_is_lost_or_doubled_across_kills(serve, shared_me
 def test_a_checkpoint_level_goes_back_to_the_newest_checkpoint(serve, tmp_path):
     served = serve(durability="checkpoint", checkpoint_frequency=20)
     hand = Hand(served, "w0")
-    _until(lambda: hand.acknowledged > 60 and served.ask("status")["version"] > 60)
+    until(lambda: hand.acknowledged > 60 and served.ask("status")["version"] > 60)
     # They are written beside the work, which does not wait for them.
-    _until(lambda: any((tmp_path / "home").glob("checkpoint-*")))
+    until(lambda: any((tmp_path / "home").glob("checkpoint-*")))
     served.kill()
     newest = max(int(path.name[-12:]) for path in (tmp_path / "home").glob("checkpoint-*"))
     served.start()
@@ -96,11 +88,11 @@ def _limit(served, num_bytes):
 def test_a_full_disk_stops_acknowledgements_and_heals(serve, killed):
     served = serve(checkpoint_frequency=1_000_000)
     hands = [Hand(served, f"w{index}") for index in range(2)]
-    _until(lambda: sum(hand.acknowledged for hand in hands) > 20)
+    until(lambda: sum(hand.acknowledged for hand in hands) > 20)
     _limit(served, 4096)
-    _until(lambda: served.ask("status")["log"]["error"])
+    until(lambda: served.ask("status")["log"]["error"])
     assert "full" in served.ask("status")["log"]["error"]
-    _until(lambda: all(any("full" in wait for wait in hand.waits) for hand in hands))
+    until(lambda: all(any("full" in wait for wait in hand.waits) for hand in hands))
     before = served.ask("status")["version"]
     threading.Event().wait(0.6)
     assert served.ask("status")["version"] == before
@@ -109,7 +101,7 @@ def test_a_full_disk_stops_acknowledgements_and_heals(serve, killed):
     else:
         _limit(served, None)
     so_far = sum(hand.acknowledged for hand in hands)
-    _until(lambda: sum(hand.acknowledged for hand in hands) > so_far + 20)
+    until(lambda: sum(hand.acknowledged for hand in hands) > so_far + 20)
     for hand in hands:
         hand.finish()
     assert served.ask("status")["log"]["error"] is None
@@ -133,7 +125,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_full_of_other_things(serve, small_disk):
     served = serve(small_disk / "home", checkpoint_frequency=50)
     hands = [Hand(served, f"w{index}") for index in range(2)]
-    _until(lambda: sum(hand.acknowledged for hand in hands) > 20)
+    until(lambda: sum(hand.acknowledged for hand in hands) > 20)
     filler = small_disk / "filler"
 
     def full():
@@ -143,10 +135,10 @@ def test_a_disk_that_is_full_of_other_things(serve, small_disk):
                 pass
         return served.ask("status")["log"]["error"]
 
-    _until(full)
+    until(full)
     filler.unlink(missing_ok=True)
     so_far = sum(hand.acknowledged for hand in hands)
-    _until(lambda: sum(hand.acknowledged for hand in hands) > so_far + 100)
+    until(lambda: sum(hand.acknowledged for hand in hands) > so_far + 100)
     served.restart()
     for hand in hands:
         hand.finish()

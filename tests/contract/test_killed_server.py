@@ -14,7 +14,8 @@ import headway
 from headway.runtime.exchange import Exchange
 from headway.runtime.narrow import Narrow
 from headway.training.visit import Diary
-from tests.command_kit import WAIT_S, Command, until
+from tests.command_kit import Command
+from tests.waiting_kit import WAIT_S, until
 
 # Each start of a server loads torch.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

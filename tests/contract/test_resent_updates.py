@@ -17,8 +17,8 @@ from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange
 from headway.runtime.narrow import Narrow
 from headway.runtime.segments import machine
-from tests.command_kit import until
 from tests.unit.training import server_kit as kit
+from tests.waiting_kit import until
 
 SIZE = 64
 TOPK = compression.topk(0.1)

@@ -21,6 +21,7 @@ from headway.core.errors import (
 )
 from headway.observe import RunFolder
 from tests.unit.training import server_kit as kit
+from tests.waiting_kit import until
 
 
 def _train(server, **options):
@@ -291,8 +292,7 @@ def test_a_worker_in_the_middle_hands_in_what_it_is_at_when_the_server_stops():
         )
         assert begun.wait(kit.WAIT_S)
         threads.go(server.stop)
-        while server._hub.state == "running":
-            threading.Event().wait(0.001)
+        until(lambda: server._hub.state != "running")
         go_on.set()
         history, result = threads.join()
     assert history.stopped == "stopped"

@@ -25,6 +25,7 @@ from headway.runtime.parcel import Delivery
 from headway.runtime.timeouts import Retry, Timeouts
 from headway.training.comeback import Comeback
 from tests.unit.training import server_kit as kit
+from tests.waiting_kit import until
 
 SGD = headway.optim.SGD
 X, Y = kit.regression()
@@ -223,7 +224,7 @@ def lonely():
 
         server._hub.server.take_events = note
         try:
-            _until(lambda: server.version > 20)
+            until(lambda: server.version > 20)
             yield server, process, losses
         finally:
             process.send_signal(signal.SIGCONT)
@@ -231,29 +232,18 @@ def lonely():
             process.communicate()
 
 
-def _until(condition):
-    import threading
-
-    never = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        never.wait(0.01)
-    raise AssertionError("it never became so")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_that_is_killed_or_stopped_is_lost_and_may_come_back(lonely, number):
     server, process, losses = lonely
     process.send_signal(number)
-    _until(lambda: server.status() and losses)
+    until(lambda: server.status() and losses)
     assert losses[0].worker == "ada"
     assert server.status()["in_flight"] == 0
     if number == signal.SIGSTOP:
         version = server.version
         process.send_signal(signal.SIGCONT)
-        _until(lambda: server.version > version + 20)
+        until(lambda: server.version > version + 20)
         server.stop()
         out, errors = process.communicate(timeout=60)
         assert json.loads(out) == 1, errors
@@ -346,7 +336,7 @@ def test_what_the_server_said_last_is_heard_though_the_connection_has_ended():
     def loss(outputs, targets):
         if server.version == 3 and not said:
             said.append(server.stop("enough"))
-            _until(worker_link.is_over)
+            until(worker_link.is_over)
         return (outputs - targets).square().mean()
 
     with kit.server(kit.line(), drain_s=0.0) as server:
