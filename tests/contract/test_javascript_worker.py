@@ -8,8 +8,6 @@ import os
 import queue
 import shutil
 import subprocess
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +26,8 @@ from headway.runtime.hub import Hub
 from headway.runtime.network import NetworkServer
 from headway.runtime.porter import Porter
 from headway.training.instructions import instructions_for
+from tests.certificate_kit import issue, server_tls
+from tests.waiting_kit import until
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "javascript-worker"
@@ -142,10 +142,7 @@ def test_it_trains_one_model_with_a_worker_in_python(node):
         arguments = ("--name", "node", "--epochs", "6", "--rate", str(RATE))
         process = node(server.address, data.inputs[:half], data.targets[:half], *arguments)
         # From here on neither can run ahead of the other.
-        until, pause = time.monotonic() + PATIENCE_S, threading.Event()
-        while not server.status()["workers"] and process.poll() is None:
-            pause.wait(0.01)
-            assert time.monotonic() < until
+        until(lambda: server.status()["workers"] or process.poll() is not None)
         history = headway.AsyncWorker(server.address, name="python").train(
             dataset=(data.inputs[half:], data.targets[half:]),
             epochs=6,
@@ -186,23 +183,15 @@ def test_alone_it_comes_to_what_gradient_descent_does(node, payload):
 
 
 def test_a_large_model_travels_in_chunks_by_tls_with_a_token(node, tmp_path):
-    key, certificate = tmp_path / "server.key", tmp_path / "server.pem"
-    options = ("-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=headway")
-    names = ("-addext", "subjectAltName=DNS:localhost")
-    files = ("-keyout", str(key), "-out", str(certificate))
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", *options, *names, *files],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    security = server_tls(issue(tmp_path), mutual=False)
     drawn = torch.Generator().manual_seed(2)
     features = 30_000
     inputs = torch.randint(0, 2, (8, features), generator=drawn)
     targets = torch.randint(0, 10, (8,), generator=drawn)
-    server = headway.ParameterServer(
-        linear(features, 10), port=0, tls=headway.ServerTLS(certificate, key), token="secret"
-    )
+    server = headway.ParameterServer(linear(features, 10), port=0, tls=security, token="secret")
     with server:
-        arguments = ("--epochs", "2", "--batch", "4", "--rate", str(RATE), "--ca", str(certificate))
+        arguments = ("--epochs", "2", "--batch", "4", "--rate", str(RATE))
+        arguments += ("--ca", str(tmp_path / "ca.pem"))
         address = f"localhost:{server.address.rpartition(':')[2]}"
         told = ended(node(address, inputs, targets, *arguments, token="secret"))
         model = server.model
@@ -284,6 +273,13 @@ class Stream:
         )  # fmt: skip
         self.say(welcome=welcome)
 
+    def let_in(self, **options):
+        """Hear a worker join, welcome it, and hear it ask: its join."""
+        join = self.hear().join
+        self.welcome(**options)
+        assert self.hear().HasField("ask")
+        return join
+
     def end(self):
         self.told.put(None)
 
@@ -331,9 +327,7 @@ def test_it_beats_while_it_computes(node, script):
     address, next_stream = script
     process = node(address, POINTS, CLASSES, "--batch", "256", "--epochs", "4000")
     stream = next_stream()
-    assert stream.hear().join.protocol == wire.PROTOCOL
-    stream.welcome(heartbeat_s=0.005)
-    assert stream.hear().HasField("ask")
+    assert stream.let_in(heartbeat_s=0.005).protocol == wire.PROTOCOL
     before = stream.num_beats
     stream.say(job=given(1, steps=4000))
     assert stream.hear().push.num_steps == 4000
@@ -348,10 +342,8 @@ def test_it_comes_back_and_says_again_what_had_no_receipt(node, script):
     address, next_stream = script
     process = node(address, POINTS, CLASSES, "--name", "node")
     stream = next_stream()
-    first = stream.hear().join
+    first = stream.let_in()
     assert not first.holds
-    stream.welcome()
-    assert stream.hear().HasField("ask")
     stream.say(job=given(5))
     before = stream.hear().push
     assert (before.job, before.again) == (5, True)
@@ -375,9 +367,7 @@ def test_it_hands_in_no_cancelled_job_and_nothing_that_a_stop_does_not_want(node
     address, next_stream = script
     process = node(address, POINTS, CLASSES, "--batch", "256", "--epochs", "4003")
     stream = next_stream()
-    stream.hear()
-    stream.welcome()
-    stream.hear()
+    stream.let_in()
     stream.say(wait=wire.Wait(reason="not yet"))
     stream.say(job=given(1, steps=1000))
     stream.say(cancel=wire.Cancel(job=1))
@@ -401,9 +391,7 @@ def test_it_hands_in_what_it_is_at_where_a_stop_still_wants_it(node, script):
     address, next_stream = script
     process = node(address, POINTS, CLASSES, "--batch", "256", "--epochs", "4000")
     stream = next_stream()
-    stream.hear()
-    stream.welcome()
-    stream.hear()
+    stream.let_in()
     stream.say(job=given(1, steps=1000))
     stream.say(stop=wire.Stop(reason="the end", drain=True))
     push = stream.hear().push
