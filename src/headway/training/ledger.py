@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "plain", "too_few"]
 
+_NOTES: Final = logging.getLogger("headway")
 _TAKE_AT: Final = 200
 _TAKE_EVERY_S: Final = 1.0
 _POINT_EVERY: Final = 100
@@ -182,6 +184,7 @@ class Ledger:
             stop_reason=reason,
             warnings=[
                 *(warnings or ()),
+                *self._standstill.nothing(hub),
                 *_bad(tally.reasons["not_finite"], tally.updates),
                 *_told(hub.dismissals.num_told),
                 *_uncounted(self._num_uncounted),
@@ -200,6 +203,8 @@ class Ledger:
         """
         self._take(hub)
         self.guests.tell()
+        for told in self._standstill.nothing(hub):
+            _NOTES.warning("Headway: %s", told)
         if self._losses[1]:
             self._add_point(hub)
         if self._record is None:
@@ -231,13 +236,18 @@ class Ledger:
             "reasons": dict(sorted(tally.reasons.items())),
             "examples": tally.examples,
             "in_flight": server.num_in_flight,
-            "waits": self._standstill.told or None,
+            "waits": self.waits or None,
             "concurrency": self._about["concurrency"],
             "staleness": round(tally.recent_staleness, 3),
             "train_loss": self._history[-1].metrics[_METRIC] if self._history else None,
             "folder_error": self.folder_error,
             "up_s": round(hub.now - self._began_s, 3),
         }
+
+    @property
+    def waits(self) -> str:
+        """For want of what the model stands still; empty: it does not. For any thread."""
+        return self._standstill.told
 
     @property
     def folder_error(self) -> str | None:
@@ -308,10 +318,11 @@ def too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> Exchan
         timeout_s: How long, in seconds.
     """
     joined, here = ledger.seen
+    waits = f"; the server {ledger.waits}" if ledger.waits else ""
     return ExchangeError(
         "workers have not finished in time",
         where="ParameterServer.wait_for_workers",
-        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here",
+        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here" + waits,
         expected=f"{num_workers} joined, and none left",
         help="look at server.status(), or wait longer",
     )

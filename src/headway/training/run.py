@@ -17,6 +17,7 @@ from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNa
 from headway.observe import Observer, Result, RunFolder
 from headway.observe.folder import CONFIG, ENVIRONMENT
 from headway.observe.saving import EVENTS, POINTS
+from headway.runtime.kinds import FILE, TEXT, Kind, check_kinds
 from headway.runtime.processes import Processes
 from headway.simulation.interruption import interruptible
 from headway.simulation.resolve import check_kind, describe, resolve
@@ -34,6 +35,8 @@ Consistency = Literal["snapshot", "hogwild"]
 
 CONSISTENCIES: Final = ("snapshot", "hogwild")
 """What a worker may be given."""
+
+_FOLDER: Final = Kind((*FILE.types, RunFolder), "a path or a RunFolder", FILE.example).or_none()
 
 
 def run(
@@ -119,6 +122,12 @@ def run(
         )
     """
     check_kind("task", task, where="run")
+    check_kinds(
+        "run",
+        folder=(folder, _FOLDER),
+        label=(label, TEXT.or_none()),
+        checkpoint_dir=(checkpoint_dir, FILE.or_none()),
+    )
     every = as_every(evaluate_every)
     _check(runtime, stop, every, consistency)
     if scheduler is None and concurrency is None:

@@ -67,8 +67,9 @@ class ParameterServer:
             ``insecure=True``.
         update_rule: What an update is worth: ``"async_sgd"``, ``"async_momentum"``,
             ``"async_adam"``, ``"fedasync"``, ``"fedbuff"`` and the other names of
-            :data:`headway.training.RULES`, or an algorithm. Rules with rounds wait for ten workers
-            unless a value says otherwise: ``headway.algorithms.fedavg(clients_per_round=3)``.
+            :data:`headway.training.RULES`, or an algorithm. Rules with rounds wait for eight or ten
+            workers, as ``"basgd"`` does, unless a value says otherwise:
+            ``headway.algorithms.fedavg(clients_per_round=3)``.
         algorithm: An algorithm, in place of ``update_rule``.
         staleness_policy: What is done about stale updates: ``"adaptive_lr"``, ``"filter"``,
             ``"momentum_correction"``, ``"ssp"``, ``"delay_compensation"``, ``"none"``, or values;

@@ -1,4 +1,4 @@
-"""A server at which everybody waits for workers who are not here, and how that is told."""
+"""A server whose model stands still for want of workers, and how that is told."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ __all__ = ["Standstill"]
 _NOTES: Final = logging.getLogger("headway")
 _USUAL_S: Final = 3.0
 """Workers that are started together do not come at the same moment."""
+_COUNTS: Final = ("clients_per_round", "num_workers", "num_buffers", "min_workers")
+"""What algorithms call the number of workers that they need."""
 
 
 @final
 class Standstill:
-    """Sees when all workers that are here wait for others, and says so: to them, and once in the log.
+    """Sees when all workers that are here wait for others, or work in vain without them.
+
+    It says so to those that wait, once in the log, and at the end.
 
     Args:
         algorithm: The server's.
@@ -39,11 +43,16 @@ class Standstill:
         self._clock = clock
         self._since_s = 0.0
         self._warned = False
+        self._name = algorithm.name
         gate: Any = algorithm.gate
         while hasattr(gate, "gate"):
             gate = gate.gate
-        self._cohort: int | None = getattr(gate, "cohort", None)
-        self._rule = algorithm.name if "clients_per_round" in algorithm.settings else ""
+        cohort: int | None = getattr(gate, "cohort", None)
+        self._needed = algorithm.needs.min_workers
+        self._cohort = cohort or (self._needed if self._needed > 1 else None)
+        # Where a gate counts, those who are here wait before long.
+        self._goes_on = cohort is None and self._needed > 1
+        self._count = next((name for name in _COUNTS if name in algorithm.settings), "")
 
     def look(self, hub: Hub) -> None:
         """See how it is now. For the hub's thread.
@@ -53,6 +62,8 @@ class Standstill:
         """
         waiting = _waiting(hub)
         told = self._words(len(waiting)) if waiting else ""
+        if not told and self._goes_on and not hub.server.version:
+            told = self._in_vain(hub)
         if told == self.told:
             return
         if not self.told:
@@ -69,10 +80,36 @@ class Standstill:
         if not told or self._warned or self._clock() - self._since_s < _USUAL_S:
             return
         self._warned = True
-        hint = ""
-        if self._rule:
-            hint = f"; update_rule=headway.algorithms.{self._rule}(clients_per_round=...) sets it"
-        _NOTES.warning("Headway: the server %s%s", told, hint)
+        _NOTES.warning("Headway: the server %s%s", told, self._hint())
+
+    def nothing(self, hub: Hub) -> list[str]:
+        """The warning that the model is what it was; empty: it is not, or nobody sent anything.
+
+        Args:
+            hub: Whose server.
+        """
+        tally, counts = hub.tally, hub.server.counts
+        if hub.server.version or not tally.updates:
+            return []
+        kinds = ("buffered", "rejected")
+        became = ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds if counts[kind])
+        told = f"the model is as it was: of {tally.updates:,} updates none was applied, {became}"
+        if counts["buffered"] and self._needed > 1:
+            told += f"; `{self._name}` needs {self._needed} workers, {hub.members.num_names} came"
+            told += self._hint()
+        return [told]
+
+    def _hint(self) -> str:
+        if not self._count:
+            return ""
+        return f"; update_rule=headway.algorithms.{self._name}({self._count}=...) sets it"
+
+    def _in_vain(self, hub: Hub) -> str:
+        here = sum(member.works for member in hub.members.here.values())
+        if not 0 < here < self._needed or not hub.server.counts["buffered"]:
+            return ""
+        are = "is" if here == 1 else "are"
+        return f"has applied nothing yet: `{self._name}` needs {self._needed} workers, {here} {are} here"
 
     def _words(self, here: int) -> str:
         are = "is" if here == 1 else "are"

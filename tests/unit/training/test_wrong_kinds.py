@@ -189,6 +189,18 @@ def test_an_evaluation_of_the_wrong_kind_is_refused(serving, name):
     assert taken(lambda value: measuring.evaluate(**{**given, name: value}), right) == []
 
 
+@pytest.mark.parametrize("name", ["folder", "checkpoint_dir", "label", "seed", "consistency"])
+def test_a_run_is_refused_before_a_process_starts(name):
+    right = {"label": ("no", None), "consistency": (), "seed": (5,)}.get(name, ("no", None))
+    given = {"stop": headway.until(updates=1), "runtime": headway.Processes(1)}
+    task = headway.tasks.quadratic(num_clients=2)
+
+    def started(value: Any) -> None:
+        headway.run(task, headway.algorithms.async_delta(), **{**given, name: value})
+
+    assert taken(started, right) == []
+
+
 @pytest.mark.parametrize("timeout_s", ["5", -1.0, math.nan, [1], True])
 def test_a_time_to_wait_is_a_number_of_seconds(serving, timeout_s):
     with pytest.raises(UsageError, match="`timeout_s`"):
