@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -16,7 +17,7 @@ from headway import algorithms, core
 from headway.algorithms.transforms import server_step
 from headway.observe.closing import Closing
 from headway.runtime.connect import NetworkLink
-from headway.runtime.exchange import Exchange
+from headway.runtime.exchange import Exchange, Work
 from headway.runtime.hub import Hub
 from headway.runtime.local import LocalLink, LocalSession
 from headway.runtime.network import NetworkServer
@@ -52,12 +53,12 @@ def algorithm_for(rule: str) -> core.Algorithm:
     return core.Algorithm(name="nothing", payload="gradient", chain=(Nothing(),), step=step)
 
 
-def serve(pipes: list[Connection], control: Connection, size: int, rule: str) -> None:
+def serve(control: Connection, pipes: list[Connection], size: int, rule: str) -> None:
     """What the server's process does: it listens, and takes workers at the pipes.
 
     Args:
-        pipes: Of local workers.
         control: It is told the address, and may ask for two kinds of memory; closed, all ends.
+        pipes: Of local workers.
         size: Of the model, in float32 values.
         rule: One of :data:`RULES`.
     """
@@ -128,6 +129,40 @@ def resident_bytes() -> dict[str, int]:
     return {"own": own * 1024, "shared": shared * 1024, "threads": int(told["Threads"])}
 
 
+class ServerProcess(Closing):
+    """A process that serves.
+
+    Args:
+        target: What it does. The first argument is the other end of ``control``: it is told the
+            address, and once it is closed, the target returns.
+        arguments: The further ones.
+
+    Attributes:
+        control: Our end.
+        address: Where it listens.
+    """
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        context: Any = multiprocessing.get_context("spawn")
+        self.control, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.address: str = self.control.recv()
+
+    def close(self) -> None:
+        """End it."""
+        self.control.close()
+        self._process.join(PATIENCE_S)
+
+
+def job(exchange: Exchange) -> Work:
+    """The next job, which must come."""
+    work = exchange.next(PATIENCE_S)
+    assert work is not None, "the server has ended"
+    return work
+
+
 class Served(Closing):
     """The server's process, seen from the workers'.
 
@@ -138,24 +173,20 @@ class Served(Closing):
     """
 
     def __init__(self, size: int, rule: str, num_pipes: int = 1) -> None:
-        context: Any = multiprocessing.get_context("spawn")
-        pairs = [context.Pipe() for _ in range(num_pipes)]
+        pairs = [multiprocessing.Pipe() for _ in range(num_pipes)]
         self._pipes: list[Connection] = [ours for ours, _ in pairs]
         theirs = [their for _, their in pairs]
-        self._control, control = context.Pipe()
         self._links: list[WorkerLink] = []
-        self._process = context.Process(
-            target=serve, args=(theirs, control, size, rule), daemon=True
-        )
-        self._process.start()
-        for pipe in (*theirs, control):
+        self._process = ServerProcess(serve, theirs, size, rule)
+        for pipe in theirs:
             pipe.close()
-        self.address: str = self._control.recv()
 
     def join(self, link: str) -> Exchange:
         """A worker that has joined by one of :data:`LINKS`."""
         made: WorkerLink
-        made = LocalLink(self._pipes.pop()) if link == "local" else NetworkLink(self.address)
+        made = (
+            LocalLink(self._pipes.pop()) if link == "local" else NetworkLink(self._process.address)
+        )
         self._links.append(made)
         exchange = Exchange(made, machine="" if link == "gRPC, inline" else machine())
         invitation = exchange.join(PATIENCE_S)
@@ -164,13 +195,12 @@ class Served(Closing):
 
     def resident_bytes(self) -> dict[str, int]:
         """Of the server's process; see :func:`resident_bytes`."""
-        self._control.send(None)
-        told: dict[str, int] = self._control.recv()
+        self._process.control.send(None)
+        told: dict[str, int] = self._process.control.recv()
         return told
 
     def close(self) -> None:
         """End the workers and the process."""
         for link in self._links:
             link.close()
-        self._control.close()
-        self._process.join(PATIENCE_S)
+        self._process.close()

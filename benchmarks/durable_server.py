@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import tempfile
 import threading
@@ -24,10 +23,10 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
-from _links import PATIENCE_S, Durability, serve_durably
+from _links import PATIENCE_S, Durability, ServerProcess, job, serve_durably
 
 from headway.runtime.connect import NetworkLink
-from headway.runtime.exchange import Exchange, Work
+from headway.runtime.exchange import Exchange
 
 LEVELS: tuple[Durability, ...] = ("checkpoint", "log")
 
@@ -47,12 +46,7 @@ class Worker:
         self._exchange.join(PATIENCE_S)
         self._exchange.ask()
         self._payload = torch.full((size,), 1e-6)
-        self._work = self._next()
-
-    def _next(self) -> Work:
-        work = self._exchange.next(PATIENCE_S)
-        assert work is not None, "the server has ended"
-        return work
+        self._work = job(self._exchange)
 
     def turn(self, until_s: float) -> None:
         """Exchange until then, by ``time.perf_counter``."""
@@ -60,7 +54,7 @@ class Worker:
         while not self.waits or time.perf_counter() < until_s:
             began = time.perf_counter()
             self._exchange.push(self._work, self._payload, num_examples=1)
-            self._work = self._next()
+            self._work = job(self._exchange)
             self.waits.append(time.perf_counter() - began)
 
     def close(self) -> None:
@@ -80,15 +74,8 @@ class Server:
     """
 
     def __init__(self, folder: Path, size: int, workers: int, durability: Durability) -> None:
-        context: Any = multiprocessing.get_context("spawn")
-        self._control, theirs = context.Pipe()
-        self._process = context.Process(
-            target=serve_durably, args=(theirs, str(folder), size, durability), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        address = self._control.recv()
-        self._workers = [Worker(address, size) for _ in range(workers)]
+        self._process = ServerProcess(serve_durably, str(folder), size, durability)
+        self._workers = [Worker(self._process.address, size) for _ in range(workers)]
 
     def turn(self, seconds: float) -> tuple[list[float], float]:
         """Every wait of a turn, in seconds, and exchanges per second."""
@@ -108,8 +95,7 @@ class Server:
         """End the workers and the process."""
         for worker in self._workers:
             worker.close()
-        self._control.close()
-        self._process.join(PATIENCE_S)
+        self._process.close()
 
 
 def syncs(folder: Path, size: int, seconds: float) -> list[float]:

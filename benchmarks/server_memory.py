@@ -20,7 +20,7 @@ import json
 from typing import Any
 
 import torch
-from _links import Served
+from _links import Served, job
 
 LINKS = ("gRPC, inline", "gRPC, shared memory")
 
@@ -32,22 +32,18 @@ def measure(link: str, num_workers: int, size: int, rounds: int) -> dict[str, An
         # Whatever is made at the first use is no worker's.
         first = served.join(link)
         first.ask()
-        work = first.next()
-        assert work is not None
-        first.push(work, payload, num_examples=1, again=False)
+        first.push(job(first), payload, num_examples=1, again=False)
         first.settle()
         first.leave()
         before = served.resident_bytes()
         exchanges = [served.join(link) for _ in range(num_workers)]
         for exchange in exchanges:
             exchange.ask()
-        jobs = [exchange.next() for exchange in exchanges]
+        jobs = [job(exchange) for exchange in exchanges]
         for _ in range(rounds):
             for index, exchange in enumerate(exchanges):
-                job = jobs[index]
-                assert job is not None
-                exchange.push(job, payload, num_examples=1)
-                jobs[index] = exchange.next()
+                exchange.push(jobs[index], payload, num_examples=1)
+                jobs[index] = job(exchange)
         after = served.resident_bytes()
     own, shared = after["own"] - before["own"], after["shared"] - before["shared"]
     each = (own + shared) / num_workers
