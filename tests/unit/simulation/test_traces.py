@@ -178,13 +178,19 @@ BEHAVIOUR = {
 }
 
 
-def test_fedscales_traces_give_its_own_times(tmp_path: Path) -> None:
-    clients = hp.from_fedscale(
-        write(tmp_path / "capacity.json", CAPACITY),
-        batch_size=20,
-        availability=write(tmp_path / "behaviour.json", BEHAVIOUR),
-        num_clients=3,
+def fedscale(
+    folder: Path, behaviour: Any, *, capacity: Any = CAPACITY, batch_size: int = 1, **options: Any
+) -> hp.Population:
+    return hp.from_fedscale(
+        write(folder / "capacity.json", capacity),
+        batch_size=batch_size,
+        availability=write(folder / "behaviour.json", behaviour),
+        **options,
     )
+
+
+def test_fedscales_traces_give_its_own_times(tmp_path: Path) -> None:
+    clients = fedscale(tmp_path, BEHAVIOUR, batch_size=20, num_clients=3)
     assert clients.unit == "step"
     # FedScale: 3 * batch * steps * computation / 1000, and kbits / communication each way.
     for client, key in enumerate(["2", "10", "2"]):
@@ -228,21 +234,13 @@ def test_what_is_no_capacity_trace(tmp_path: Path, content: Any) -> None:
 def test_windows_that_do_not_belong_together(tmp_path: Path) -> None:
     odd = {"1": {"active": [1], "inactive": [2, 3], "finish_time": 9}}
     with pytest.raises(ConfigurationError, match="do not belong together"):
-        hp.from_fedscale(
-            write(tmp_path / "capacity.json", CAPACITY),
-            batch_size=1,
-            availability=write(tmp_path / "behaviour.json", odd),
-        )
+        fedscale(tmp_path, odd)
 
 
 def test_times_of_fedscale_that_are_no_numbers(tmp_path: Path) -> None:
     odd = {"1": {"active": [1, "x"], "inactive": [2, 3], "finish_time": 9}}
     with pytest.raises(ArgumentTypeError, match="active must be a number") as caught:
-        hp.from_fedscale(
-            write(tmp_path / "capacity.json", CAPACITY),
-            batch_size=1,
-            availability=write(tmp_path / "behaviour.json", odd),
-        )
+        fedscale(tmp_path, odd)
     assert "behaviour.json, client 0" in (caught.value.where or "")
 
 
@@ -264,11 +262,7 @@ def test_the_files_of_the_page_say_the_same_in_both_forms(tmp_path: Path) -> Non
         unit="step",
     )
     assert from_csv == hp.from_file(write(tmp_path / "phones.json", tree))
-    clients = hp.from_fedscale(
-        write(tmp_path / "capacity.json", blocks[5]),
-        batch_size=1,
-        availability=write(tmp_path / "behaviour.json", blocks[6]),
-    )
+    clients = fedscale(tmp_path, blocks[6], capacity=blocks[5])
     assert duration(clients, 0) == pytest.approx(3 * 0.162)
 
 
@@ -353,11 +347,7 @@ def test_windows_of_fedscale_that_nobody_could_use(
 ) -> None:
     odd = {"1": {"active": [active], "inactive": [inactive], "finish_time": 100}}
     with pytest.raises(ConfigurationError, match="ends before it begins, or begins after"):
-        hp.from_fedscale(
-            write(tmp_path / "capacity.json", CAPACITY),
-            batch_size=1,
-            availability=write(tmp_path / "behaviour.json", odd),
-        )
+        fedscale(tmp_path, odd)
 
 
 @pytest.mark.parametrize("array", [np.array, torch.tensor])
