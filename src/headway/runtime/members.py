@@ -165,16 +165,19 @@ class Members:
         self.notice(member, "joined")
         return member
 
-    def restore(self, name: str, now: float, index: int | None = None) -> Member:
+    def restore(
+        self, name: str, now: float, index: int | None = None, *, left: str = "lost"
+    ) -> Member:
         """One that an earlier life of the server has known; it is not here.
 
         Args:
             name: Its name.
             now: The server's time.
             index: Its number; ``None``: a new one.
+            left: Why it is not here: ``"left"`` or ``"lost"``.
         """
         member = self._new(name, self.num_names if index is None else index, now)
-        member.left, member.known = "lost", True
+        member.left, member.known = left, True
         self._gone[name] = None
         return member
 

@@ -151,6 +151,9 @@ class LogKeeper:
         known = zip(roster["workers"]["index"].tolist(), roster["workers"]["lost"], strict=True)
         here = {roster["names"][index] for index, lost in known if not lost}
         hub.returning.expect(jobs, here, hub.server.now)
+        for name in here:
+            # Who had left by the checkpoint may have come again since.
+            hub.members.by_name[name].left = "lost"
         ended, before = found.tree.get("ended", False), found.tree["server"]["counts"]
         return {"server": state, "ended": ended, "uncounted": catch_up(hub, before)}
 

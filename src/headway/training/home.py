@@ -83,6 +83,7 @@ class Home:
         self._durability = durability
         self._about = None if about is None else strict.loads(strict.dumps(dict(about)))
         self._lock: IO[bytes] | None = None
+        self._starts = 0
 
     @property
     def is_for_all(self) -> bool:
@@ -109,8 +110,17 @@ class Home:
         if at.exists():
             found = files.read_json(at)
             before = int(found["starts"]) if isinstance(found, dict) else 0
-        files.write_json(at, {"starts": before + 1})
+        self._starts = before + 1
+        files.write_json(at, {"starts": self._starts})
         return before
+
+    def ended_with(self, tree: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is the last word of the server that was started here before this one.
+
+        Args:
+            tree: It.
+        """
+        return bool(tree.get("ended", False)) and tree.get("starts") == self._starts - 1
 
     def leave(self) -> None:
         """Let others in. May be called twice."""
@@ -131,10 +141,12 @@ class Home:
             "algorithm": self._algorithm.fingerprint,
             "layout": self._layout.describe(),
             "ended": hub is not None and hub.state == "ended",
+            "starts": self._starts,
             "about": self._about,
             "tally": None if hub is None else hub.tally.state_dict(),
             "workers": [member.name for member in members],
             "numbers": [member.index for member in members],
+            "left": [member.name for member in members if member.left == "left"],
         }
 
     def check(self, tree: Any, path: Path) -> None:

@@ -100,11 +100,12 @@ class Keeper:
             raise _no_checkpoint(found.path, error) from error
         self._saved, self.resumed_from = server.version, found.path
         self._kept = Kept(server.version, found.tree, found.path)
+        after = "; the server had ended in order, and nothing came after it"
+        if not self._home.ended_with(found.tree):
+            after = "; updates that came after it are not in it"
+            after += ' (durability="log" keeps them)' if self._home.is_for_all else ""
         _LOG.warning(
-            "Headway: going on from version %s, %s; updates that came after it are not in it%s",
-            f"{server.version:,}",
-            found.path,
-            ' (durability="log" keeps them)' if self._home.is_for_all else "",
+            "Headway: going on from version %s, %s%s", f"{server.version:,}", found.path, after
         )
         return server
 
@@ -254,8 +255,10 @@ def restore_tally(hub: Hub, tree: Any, path: Path) -> list[str]:
         names = [str(name) for name in tree["workers"]]
         # Checkpoints from before workers could be forgotten number them by their places.
         numbers = tree.get("numbers", range(len(names)))
+        left = set(tree.get("left", ()))
         for name, number in zip(names, numbers, strict=True):
-            hub.members.restore(name, hub.server.now, int(number))
+            why = "left" if name in left else "lost"
+            hub.members.restore(name, hub.server.now, int(number), left=why)
         return names
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise _no_checkpoint(path, error) from error
