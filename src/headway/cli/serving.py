@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["server", "status", "worker"]
 
 _EVERY_S: Final = 1.0
+_PORT: Final = 5000
 _TOLD_TO_STOP: Final = 1
 _TO_THE_TOP: Final = "\x1b[H\x1b[2J"
 
@@ -50,11 +51,11 @@ def server(
     config: Config,
     settings: Settings = None,
     host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="PORT", help="0: any free one.")] = 5000,
+    port: Annotated[int, typer.Option(metavar="PORT", help="0: any free one.")] = _PORT,
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="End when N have joined and all have left. [default: Ctrl-C]"
+            metavar="N", min=1, help="End when N have joined and all have left. [default: Ctrl-C]"
         ),
     ] = None,
     staleness_policy: Annotated[
@@ -257,7 +258,9 @@ def worker(
 
 
 def status(
-    address: Address,
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="Of the server: host:port, or host.")
+    ] = f"127.0.0.1:{_PORT}",
     watch: Annotated[
         bool, typer.Option("--watch", help="Ask again every second, until Ctrl-C.")
     ] = False,
@@ -270,10 +273,11 @@ def status(
 ) -> None:
     """Ask a server who is in, how stale they are, and why updates were dropped."""
     from headway.runtime.connect import fetch_status
+    from headway.runtime.finding import with_port
 
     ask = partial(
         fetch_status,
-        address,
+        with_port(address, _PORT),
         security=_worker_tls(certificate, key, ca),
         token=_token(token_file),
         insecure=insecure,
@@ -331,11 +335,14 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
 def _troubles(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a server cannot write."""
     log, checkpoint = (told.get("log") or {}).get("error"), told.get("checkpoint_error")
+    folder = told.get("folder_error")
     troubles = []
     if log:
         troubles.append(("log", f"cannot be written, and nothing is taken: {_in_one(log)}"))
     if checkpoint:
         troubles.append(("checkpoint", f"it could not be written: {_in_one(checkpoint)}"))
+    if folder:
+        troubles.append(("run folder", f"it cannot be written: {_in_one(folder)}"))
     return troubles
 
 

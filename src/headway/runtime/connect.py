@@ -438,7 +438,7 @@ class NetworkLink:
         return RefusedError(
             "the server wants another token",
             where=str(self._place),
-            help="give token=..., the same that the server was started with",
+            help="give token=... (--token-file), the same that the server was started with",
         )
 
     def _lost(self, problem: grpc.RpcError | None) -> ServerLostError:

@@ -47,7 +47,7 @@ def fetch_status(
         security: How to know the server; ``None``: the connection is not protected.
         token: What the server wants to be shown; ``None``: nothing.
         insecure: Whether the token may travel without protection.
-        timeout_s: How long to wait, in seconds.
+        timeout_s: How long to wait for the answer, in seconds; not for a server that does not listen.
 
     Raises:
         ConfigurationError: The address is none, or the token would travel in the open.
@@ -57,7 +57,8 @@ def fetch_status(
     """
     place = Place.of(address)
     check_worker(place.host, security, token, insecure=insecure)
-    channel = dial(place, security, timeout_s)
+    # Who asks how it is wants to know at once that it is not there.
+    channel = dial(place, security, timeout_s, once=True)
     ask: Callable[..., bytes] = channel.unary_unary(_STATUS)
     try:
         request = wire.StatusRequest().SerializeToString()
@@ -67,7 +68,10 @@ def fetch_status(
         code, details = code_of(error), str(getattr(error, "details", str)() or "")
         if code == "UNAUTHENTICATED":
             raise RefusedError(
-                "the server wants another token", where=str(place), help="give token=..."
+                "the server wants another token",
+                where=str(place),
+                got="none" if token is None else "another one",
+                help="give token=... (--token-file), the same that the server was started with",
             ) from None
         message, help = why(place, code, details, security)
         raise ServerLostError(message, where=str(place), got=details or None, help=help) from error

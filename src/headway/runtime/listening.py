@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
 from typing import TYPE_CHECKING, Final
 
 from headway.core.errors import ConfigurationError, HeadwayError
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["address_of", "check_port", "listen", "options"]
 
+_HELP: Final = {
+    errno.EADDRINUSE: "something else listens at this port; choose another "
+    "(--port), or 0 for any free one",
+    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 is all that it has",
+    errno.EACCES: "this port is for the system; choose one from 1024 on (--port)",
+}
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -71,23 +80,53 @@ def listen(server: grpc.Server, host: str, port: int, security: ServerTLS | None
         HeadwayError: Something else listens there, or there is no such place on this machine.
         ConfigurationError: The certificate or its key cannot be read.
     """
-    place, problem = address_of(host, port), ""
+    place = address_of(host, port)
     try:
         if security is None:
             bound = server.add_insecure_port(place)
         else:
             bound = server.add_secure_port(place, security.credentials())
     except RuntimeError as error:
-        bound, problem = 0, str(error)
+        problem, help = _why_not(host, port, security)
+        raise HeadwayError(
+            "the server cannot listen there", where=place, got=problem or str(error), help=help
+        ) from error
     if bound:
         return int(bound)
-    raise HeadwayError(
-        "the server cannot listen there",
-        where=place,
-        got=problem or None,
-        help="perhaps something else listens at this port, this machine has no such address, "
-        "or the certificate and its key do not belong together; port 0 is any free port",
-    )
+    problem, help = _why_not(host, port, security)
+    raise HeadwayError("the server cannot listen there", where=place, got=problem, help=help)
+
+
+def _why_not(host: str, port: int, security: ServerTLS | None) -> tuple[str, str]:
+    """What stands in the way, and what to do: gRPC says only that something does."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as plain:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                plain.bind(address)
+                plain.listen(1)
+    except (socket.gaierror, UnicodeError) as error:
+        return _said(error), "check the host: this machine's own name or address, or 0.0.0.0"
+    except OSError as error:
+        return _said(error), _HELP.get(error.errno or 0, "choose another host or port")
+    if security is not None and (problem := _fits_not(security)):
+        return problem, "give a certificate and its own key, both PEM, the key without a password"
+    return "", "choose another host or port; port 0 (--port 0) is any free one"
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def _fits_not(security: ServerTLS) -> str:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password it would ask for one at the terminal.
+        context.load_cert_chain(security.certificate, security.key, password="")
+    except OSError as error:
+        return f"the certificate and its key cannot be used: {str(error).partition(' (')[0]}"
+    return ""
 
 
 def options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:

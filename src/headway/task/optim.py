@@ -17,9 +17,11 @@ Example:
 from __future__ import annotations
 
 import inspect
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final, final
 
+import torch
 from torch.optim import Optimizer
 
 from headway.core.errors import ArgumentTypeError
@@ -110,6 +112,20 @@ class _Maker:
 
     def __repr__(self) -> str:
         return f"optim.{self.__name__}"
+
+
+def __getattr__(name: str) -> object:
+    """Raise the error of a name that is none here, with what may be meant.
+
+    Args:
+        name: It.
+    """
+    names = {known.lower(): known for known in __all__ if known != OptimizerOptions.__name__}
+    nearest = get_close_matches(name.lower(), names, n=1)
+    hint = f". Did you mean: {names[nearest[0]]!r}?" if nearest else ""
+    if isinstance(getattr(torch.optim, name, None), type):
+        hint = f". Give torch's own class, torch.optim.{name}"
+    raise AttributeError(f"module 'headway.optim' has no optimizer {name!r}{hint}", name=name)
 
 
 SGD: Final = _Maker("sgd")

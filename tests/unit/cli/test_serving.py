@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import headway
 from headway.cli import main
@@ -49,9 +50,39 @@ def test_what_a_server_cannot_write_is_shown(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "nothing is taken: no room: at log-1" in shown
     assert "it could not be written: the disk failed" in shown
-    told.update(log={"error": None}, checkpoint_error=None)
+    told.update(log={"error": None}, checkpoint_error=None, folder_error="no room at\nrun-1")
+    assert main(["status", "localhost:1"]) == 0
+    shown = capsys.readouterr().out
+    assert "run folder" in shown
+    assert "cannot be written: no room at run-1" in shown
+    told.update(folder_error=None)
     assert main(["status", "localhost:1"]) == 0
     assert "written" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [([], "127.0.0.1:5000"), (["some.host"], "some.host:5000"), (["::1"], "[::1]:5000")],
+)
+def test_the_address_of_a_status_has_the_servers_default_for_what_is_left_out(
+    monkeypatch, given, asked
+):
+    addresses = []
+
+    def fetch(address, **_):
+        addresses.append(address)
+        return {}
+
+    monkeypatch.setattr("headway.runtime.connect.fetch_status", fetch)
+    assert main(["status", *given]) == 0
+    assert addresses == [asked]
+
+
+def test_a_missing_token_is_asked_for_in_the_words_of_the_command(config, capsys):
+    with headway.ParameterServer(torch.nn.Linear(2, 1), port=0, token="secret") as server:
+        assert main(["status", server.address]) == 1
+        assert main(["worker", server.address, config()]) == 1
+    assert capsys.readouterr().err.count("--token-file") == 2
 
 
 def test_a_worker_of_an_algorithm_with_gradients_has_no_optimizer(config, capsys):
@@ -130,6 +161,9 @@ def test_a_server_offers_what_it_was_told_to(config, monkeypatch, asked, kinds, 
         (["server", "CONFIG", "--staleness-policy", "fliter"], "filter"),
         (["server", "CONFIG", "--staleness-lr-factor", "0.5"], "adaptive_lr alone"),
         (["server", "CONFIG", "--max-rejections", "-1"], "equal to 0"),
+        (["server", "CONFIG", "--workers", "0"], "equal to 1"),
+        (["server", "CONFIG", "--port", "70000"], "0 to 65535"),
+        (["status", "localhost:1", "--token-file", "nowhere"], "the token cannot be read"),
         (["server", "CONFIG", "--durability", "log"], "--checkpoint-dir"),
     ],
 )

@@ -26,6 +26,21 @@ def test_there_is_one_for_each_elementwise_optimizer():
     assert {name.lower() for name in NAMES} == set(OPTIMIZERS)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Sgd", "Did you mean: 'SGD'?"),
+        ("adamw", "Did you mean: 'AdamW'?"),
+        ("Adafactor", "Give torch's own class, torch.optim.Adafactor"),
+        ("xyz", "has no optimizer 'xyz'"),
+    ],
+)
+def test_a_name_that_is_none_here_comes_with_what_may_be_meant(name, hint):
+    with pytest.raises(AttributeError) as told:
+        getattr(optim, name)
+    assert str(told.value).endswith(hint)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_called_on_parameters_it_steps_as_torch_does(name):
     def train(make):
