@@ -140,6 +140,13 @@ class Replica:
         """Add ``share`` times the gradients to the flat one."""
         torch._foreach_add_(self._gradient_views, gradients, alpha=share)
 
+    def joined(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """A new flat vector of the gradients, 0 where parameters are frozen."""
+        if self.frozen:
+            self.gradient.zero_()
+            return self.store(gradients).clone()
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
     def descend(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
         """Plain SGD, without the way through the flat gradient.
 

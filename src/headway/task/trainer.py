@@ -264,17 +264,24 @@ class Trainer:
         return _Progress(torch.sub(replica.parameters, job.base), *counted)
 
     def _gradient_at_base(self, job: _Job) -> _Progress:
-        replica, gradient = self._replica, self._replica.gradient.zero_()
-        chosen = list(self._batches(job))
+        replica, chosen = self._replica, list(self._batches(job))
         planned = sum(rows.numel() for rows in chosen)
+        single: Tensor | None = None
 
         def add(gradients: tuple[Tensor, ...], count: int) -> None:
-            replica.accumulate(gradients, count / planned)
+            nonlocal single
+            if len(chosen) == 1:
+                single = replica.joined(gradients)
+            else:
+                replica.accumulate(gradients, count / planned)
 
+        if len(chosen) != 1:
+            replica.gradient.zero_()
         counted = self._run(job, chosen, add)
+        gradient = replica.gradient.clone() if single is None else single
         with torch.no_grad():
             self._finish(gradient, replica.parameters, job)
-        return _Progress(gradient.clone(), *counted)
+        return _Progress(gradient, *counted)
 
     def _run(self, job: _Job, chosen: Iterable[Tensor], use: _Use) -> tuple[float, int, int]:
         """Hand each batch's gradients to ``use``; count mean loss, examples and steps."""
