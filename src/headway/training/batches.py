@@ -19,6 +19,14 @@ from headway.task.trainer import batches as row_batches
 
 __all__ = ["Batch", "Passes", "Stream", "read_data"]
 
+_FEW: Final = 3
+_HELP: Final = {
+    "Federated": "one client's part is a pair: dataset=clients.client(0)",
+    "Tensor": "give two, inputs and targets: dataset=(inputs, targets)",
+    "list": "batches go into dataloader=[...]",
+    "ndarray": "make tensors of them: torch.from_numpy(array)",
+    "tuple": "batches go into dataloader=[...]",
+}
 _DATA: Final = "a headway.data.Dataset, (inputs, targets), a torch Dataset, or dataloader=..."
 
 
@@ -152,19 +160,19 @@ class Stream:
 
     def _all(self, generator: torch.Generator) -> Iterator[Batch]:
         whole, fraction = int(self._epochs), self._epochs - int(self._epochs)
-        for _ in range(whole):
+        for number in range(whole):
             found = False
             for batch in self._passes.once(generator):
                 found = True
                 yield batch
             if not found:
-                raise _empty()
+                raise _only_once(number) if number else _empty()
         if fraction:
             total = self._passes.num_batches
             if total is None:
                 raise ConfigurationError(
                     "a part of an epoch needs data of a known length",
-                    where="train(epochs=...)",
+                    where="AsyncWorker.train(epochs=...)",
                     got=self._epochs,
                     help="give a whole number of epochs",
                 )
@@ -175,6 +183,15 @@ class Stream:
 
 def _empty() -> DataError:
     return DataError("there are no batches to train on", help="give data, or a smaller batch size")
+
+
+def _only_once(number: int) -> DataError:
+    return DataError(
+        "the data can be gone through only once",
+        where="AsyncWorker.train(epochs=...)",
+        got=f"nothing in pass {number + 1}",
+        help="give a DataLoader or a list of batches, which begin anew, or epochs=1",
+    )
 
 
 def _check_shard(shard: Any, where: str) -> None:
@@ -201,8 +218,9 @@ def _tensors(dataset: Any, where: str) -> tuple[Tensor, Tensor] | None:
         raise ArgumentTypeError(
             "a data set is a pair of tensors",
             where=f"{where}(dataset=...)",
-            got=f"{type(dataset).__name__} of {len(pair)}",
+            got=f"{type(dataset).__name__} of {_kinds(pair)}",
             expected="inputs and targets, with one row per example",
+            help=_HELP.get(type(pair[0]).__name__ if pair else ""),
         )
     inputs, targets = pair
     if len(inputs) != len(targets):
@@ -212,6 +230,11 @@ def _tensors(dataset: Any, where: str) -> tuple[Tensor, Tensor] | None:
             got=f"{len(inputs)} and {len(targets)}",
         )
     return inputs, targets
+
+
+def _kinds(pair: tuple[Any, ...]) -> str:
+    few = ", ".join(type(part).__name__ for part in pair[:_FEW])
+    return f"{len(pair)}: {few}{', ...' if len(pair) > _FEW else ''}"
 
 
 def _in_memory(
@@ -254,12 +277,13 @@ def _torch_dataset(
 ) -> Passes:
     streams = isinstance(dataset, IterableDataset)
     listed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if isinstance(dataset, str | bytes | type) or not (streams or listed):
+    if isinstance(dataset, str | bytes | type | Tensor) or not (streams or listed):
         raise ArgumentTypeError(
             "that is no data set",
             where=f"{where}(dataset=...)",
             got=type(dataset).__name__,
             expected=_DATA,
+            help=_HELP.get(type(dataset).__name__),
         )
     if shard is not None:
         if streams:

@@ -37,10 +37,16 @@ def make_module(
 
     Raises:
         ArgumentTypeError: It is neither.
-        ConfigurationError: Its parameters have no shapes yet.
+        ConfigurationError: Its parameters have no shapes yet, no numbers, or none that can be trained.
     """
     where = f"{where}(model=...)"
     made, name = _made(model, seed, where)
+    _check_shapes(made, where)
+    _check_numbers(made, where)
+    return made, name
+
+
+def _check_shapes(made: nn.Module, where: str) -> None:
     lazy = [name for name in dict(made.named_parameters()) if is_lazy(made.get_parameter(name))]
     if lazy:
         raise ConfigurationError(
@@ -50,7 +56,24 @@ def make_module(
             expected="a model whose layers know their sizes",
             help="call it once with inputs first: model(inputs)",
         )
-    return made, name
+
+
+def _check_numbers(made: nn.Module, where: str) -> None:
+    for name, value in made.named_parameters():
+        if value.is_meta:
+            raise ConfigurationError(
+                "the model has parameters without values",
+                where=where,
+                got=f"{name} on the meta device",
+                help='give it values: model.to_empty(device="cpu"), and initialise it',
+            )
+        if not value.is_floating_point():
+            raise ConfigurationError(
+                "parameters that are no real numbers cannot be trained here",
+                where=where,
+                got=f"{name} of {value.dtype}",
+                expected="torch.float32, or another floating-point type",
+            )
 
 
 def needed_arguments(made: Callable[..., object]) -> str:
@@ -153,11 +176,21 @@ class Original:
         module: It.
         name: What it is called.
         layout: Of its parameters and buffers.
+
+    Raises:
+        ConfigurationError: There is nothing in it to train.
     """
 
     def __init__(self, model: nn.Module | Callable[[], nn.Module], seed: int) -> None:
         self.module, self.name = make_module(model, seed, where="ParameterServer")
         self.layout = ParameterLayout.of(self.module)
+        if not any(value.requires_grad for value in self.module.parameters()):
+            raise ConfigurationError(
+                "no parameter of the model requires a gradient",
+                where="ParameterServer(model=...)",
+                got=self.name,
+                help="leave requires_grad set on the parameters that shall be trained",
+            )
 
     def layout_for(self, algorithm: Algorithm) -> ParameterLayout:
         """The layout, divided into as many fragments as an algorithm needs.

@@ -93,6 +93,8 @@ class Standstill:
             return []
         kinds = ("buffered", "rejected")
         became = ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds if counts[kind])
+        if tally.reasons:
+            became += f" ({', '.join(sorted(tally.reasons))})"
         told = f"the model is as it was: of {tally.updates:,} updates none was applied, {became}"
         if counts["buffered"] and self._needed > 1:
             told += f"; `{self._name}` needs {self._needed} workers, {hub.members.num_names} came"

@@ -17,6 +17,7 @@ from headway.task.metrics import Loss, Metric, choose_loss
 from headway.training.original import needed_arguments
 
 __all__ = [
+    "USUAL_PORT",
     "as_loss",
     "check_port",
     "check_server_terms",
@@ -24,6 +25,9 @@ __all__ = [
     "check_worker_terms",
     "chosen_metrics",
 ]
+
+USUAL_PORT: Final = 5000
+"""Where a server listens, and a worker looks for it, if nobody says otherwise."""
 
 _CONSISTENCIES: Final = ("hogwild", "snapshot")
 _TRAIN: Final = "AsyncWorker.train"
@@ -121,6 +125,7 @@ def check_server_terms(
 def check_worker_terms(
     *,
     address: str,
+    port: Any,
     name: Any,
     prefetch: Any,
     tls: Any,
@@ -133,6 +138,7 @@ def check_worker_terms(
 
     Args:
         address: Of the server, with its port.
+        port: The one that was given beside the address.
         name: What it is called.
         prefetch: Whether it asks ahead.
         tls: How it knows the server.
@@ -143,7 +149,8 @@ def check_worker_terms(
 
     Raises:
         ArgumentTypeError: One is of the wrong kind.
-        ConfigurationError: The address is none, or a token would travel where others can read it.
+        ConfigurationError: The address is none, there are two ports, or a token would travel where
+            others can read it.
     """
     check_kinds(
         "AsyncWorker",
@@ -155,7 +162,15 @@ def check_worker_terms(
         shared_memory=(shared_memory, FLAG),
         retry=(retry, value_of(Retry, "give_up_s=60").or_none()),
     )
-    check_worker(Place.of(address).host, tls, token, insecure=insecure)
+    place = Place.of(address)
+    if port not in (place.port, USUAL_PORT):
+        raise ConfigurationError(
+            "the server's port is given twice",
+            where="AsyncWorker(server_address=..., port=...)",
+            got=f"{address} and {port}",
+            help="give one of them",
+        )
+    check_worker(place.host, tls, token, insecure=insecure)
 
 
 def check_training_terms(

@@ -42,6 +42,7 @@ from headway.training.instructions import Instructions, read_instructions
 from headway.training.learner import Learner, Meter, check_optimizer, move
 from headway.training.original import described_module, make_module
 from headway.training.terms import (
+    USUAL_PORT,
     as_loss,
     check_port,
     check_training_terms,
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncWorker"]
 
 _LOG: Final = logging.getLogger("headway")
-_PORT: Final = 5000
 _LOOK_S: Final = 30.0
 _REDIAL_S: Final = 5.0
 _RETRY: Final = Retry()
@@ -87,7 +87,7 @@ class AsyncWorker:
 
     Args:
         server_address: ``"host:port"``, or ``"host"``.
-        port: Of the server, where the address names none.
+        port: Of the server, where the address names none; to give two is an error.
         model: The model: a module, which it then trains in, or a function that makes one. ``None``:
             the server says what it is, which it can for models of stock layers.
         local_batch_size: Examples in a batch of a dataset, at least 1; a loader has its own.
@@ -135,7 +135,7 @@ class AsyncWorker:
         self,
         server_address: str = "127.0.0.1",
         *,
-        port: int = _PORT,
+        port: int = USUAL_PORT,
         model: nn.Module | Callable[[], nn.Module] | None = None,
         local_batch_size: int = 32,
         update_frequency: int = 1,
@@ -166,6 +166,7 @@ class AsyncWorker:
         self.address = with_port(server_address, check_port(port, where="AsyncWorker", lowest=1))
         check_worker_terms(
             address=self.address,
+            port=port,
             name=name,
             prefetch=prefetch,
             tls=tls,
@@ -282,8 +283,8 @@ class AsyncWorker:
             learners.append(learner)
 
             def at() -> str:
-                counts = f"batch {history.batches:,}, after {history.updates:,} updates"
-                return f"{_TRAIN} of {self.name}, at {counts}"
+                begun = f"batches begun: {history.batches:,}, updates: {history.updates:,}"
+                return f"{_TRAIN} of {self.name}, {begun}"
 
             with ending() as wanted, told_where(at):
                 visit = Visit(

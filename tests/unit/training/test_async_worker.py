@@ -394,7 +394,7 @@ def test_batches_that_are_no_pairs_are_refused():
 
 
 def test_an_iterator_has_one_pass_only():
-    with kit.server(kit.line()) as server, pytest.raises(DataError, match="no batches"):
+    with kit.server(kit.line()) as server, pytest.raises(DataError, match="only once"):
         kit.train(
             server, dataset=None, dataloader=iter(kit.batches(6)), epochs=2, optimizer=SGD(lr=0.1)
         )

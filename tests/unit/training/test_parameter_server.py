@@ -167,7 +167,7 @@ def test_a_server_goes_on_from_its_newest_checkpoint(tmp_path, caplog):
         assert torch.equal(kit.weights(server), before)
         told = server.status()
         assert told["updates"] == 8
-        assert told["workers"][0]["state"] == "lost"
+        assert told["workers"][0]["state"] == "left"
         worker = kit.worker(server, local_batch_size=6, name="ada")
         worker.train(dataset=kit.regression(), loss_fn="mse", epochs=1)
         result = server.wait_for_workers()

@@ -175,6 +175,42 @@ def test_a_training_is_refused_before_anybody_connects(name):
     assert taken(lambda value: nobody.train(**{**given, name: value}), right) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (torch.nn.Linear(2, 1, device="meta"), "weight on the meta device"),
+        (torch.nn.Linear(2, 1, dtype=torch.complex64), "weight of torch.complex64"),
+        (torch.nn.Linear(2, 1).requires_grad_(False), "no parameter of the model requires"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused(model, words):
+    with pytest.raises(ConfigurationError, match=words):
+        server(model=model)
+
+
+def test_a_port_beside_an_address_that_has_another_is_refused():
+    with pytest.raises(ConfigurationError, match="port is given twice"):
+        worker(server_address="localhost:5001", port=6000)
+    assert worker(server_address="localhost", port=6000).address == "localhost:6000"
+    assert worker(server_address="localhost:6000", port=6000).address == "localhost:6000"
+
+
+INPUTS, TARGETS = torch.ones(4, 2), torch.ones(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "help"),
+    [
+        ((INPUTS.numpy(), TARGETS.numpy()), "torch.from_numpy"),
+        ([(INPUTS, TARGETS)] * 2, "dataloader="),
+        (INPUTS, r"dataset=\(inputs, targets\)"),
+    ],
+)
+def test_data_in_another_form_come_with_the_form_that_is_wanted(dataset, help):
+    with pytest.raises(ArgumentTypeError, match=help):
+        headway.AsyncWorker("127.0.0.1:1").train(dataset=dataset, optimizer="sgd")
+
+
 @pytest.fixture(scope="module")
 def serving() -> Iterator[headway.ParameterServer]:
     with kit.server(kit.line()) as started:
@@ -214,7 +250,7 @@ def test_an_error_of_the_users_model_says_which_worker_and_which_batch_it_was(se
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as told:
         training.train(dataloader=batches, loss_fn="mse", optimizer="sgd")
     (note,) = told.value.__notes__
-    assert note.startswith("Headway: in AsyncWorker.train of ada, at batch 2, after ")
+    assert note.startswith("Headway: in AsyncWorker.train of ada, batches begun: 2, updates: ")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as told:
         training.evaluate(batches, metrics="loss", loss_fn="mse")
     assert told.value.__notes__ == ["Headway: in AsyncWorker.evaluate, at batch 2"]
