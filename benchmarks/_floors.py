@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-import grpc
+from headway.runtime.quiet import grpc
 
 CHUNK_BYTES = 1 << 20
 MESSAGE = b"x" * 64

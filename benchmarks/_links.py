@@ -20,6 +20,7 @@ from headway.runtime.connect import NetworkLink
 from headway.runtime.exchange import Exchange, Work
 from headway.runtime.hub import Hub
 from headway.runtime.local import LocalLink, LocalSession
+from headway.runtime.loop import SPIN_S
 from headway.runtime.network import NetworkServer
 from headway.runtime.parcel import WorkerLink
 from headway.runtime.porter import Porter
@@ -53,7 +54,9 @@ def algorithm_for(rule: str) -> core.Algorithm:
     return core.Algorithm(name="nothing", payload="gradient", chain=(Nothing(),), step=step)
 
 
-def serve(control: Connection, pipes: list[Connection], size: int, rule: str) -> None:
+def serve(
+    control: Connection, pipes: list[Connection], size: int, rule: str, spin_s: float
+) -> None:
     """What the server's process does: it listens, and takes workers at the pipes.
 
     Args:
@@ -61,6 +64,7 @@ def serve(control: Connection, pipes: list[Connection], size: int, rule: str) ->
         pipes: Of local workers.
         size: Of the model, in float32 values.
         rule: One of :data:`RULES`.
+        spin_s: For how long the hub looks for messages before it sleeps.
     """
     torch.set_num_threads(1)
     layout, segments = core.ParameterLayout.flat(size), Segments()
@@ -70,6 +74,7 @@ def serve(control: Connection, pipes: list[Connection], size: int, rule: str) ->
             torch.zeros(size), algorithm_for(rule), layout=layout, memory=memory, record="nothing"
         )
         hub = Hub(server, Porter(layout, {"payload": "gradient"}))
+        hub.loop.spin_s = spin_s
         # Hundreds of workers are one process here, which may be busy with the others for long.
         patient = Timeouts(heartbeat_s=5.0, lease_s=60.0, join_s=60.0, stall_s=60.0)
         network = NetworkServer(hub, layout, segments=segments, max_workers=1000, timeouts=patient)
@@ -170,23 +175,27 @@ class Served(Closing):
         size: Of the model, in float32 values.
         rule: One of :data:`RULES`.
         num_pipes: How many workers may come by the local link.
+        awake: Whether it looks for messages before it sleeps, as ``Processes`` has it where there are
+            more cores than workers. Its local workers do, too.
     """
 
-    def __init__(self, size: int, rule: str, num_pipes: int = 1) -> None:
+    def __init__(self, size: int, rule: str, num_pipes: int = 1, *, awake: bool = False) -> None:
         pairs = [multiprocessing.Pipe() for _ in range(num_pipes)]
         self._pipes: list[Connection] = [ours for ours, _ in pairs]
         theirs = [their for _, their in pairs]
         self._links: list[WorkerLink] = []
-        self._process = ServerProcess(serve, theirs, size, rule)
+        self._spin_s = SPIN_S if awake else 0.0
+        self._process = ServerProcess(serve, theirs, size, rule, self._spin_s)
         for pipe in theirs:
             pipe.close()
 
     def join(self, link: str) -> Exchange:
         """A worker that has joined by one of :data:`LINKS`."""
         made: WorkerLink
-        made = (
-            LocalLink(self._pipes.pop()) if link == "local" else NetworkLink(self._process.address)
-        )
+        if link == "local":
+            made = LocalLink(self._pipes.pop(), spin_s=self._spin_s)
+        else:
+            made = NetworkLink(self._process.address)
         self._links.append(made)
         exchange = Exchange(made, machine="" if link == "gRPC, inline" else machine())
         invitation = exchange.join(PATIENCE_S)

@@ -5,7 +5,9 @@ workers elsewhere at a good part of a raw TCP socket's. Measured: from the push 
 in the worker's memory until the next model lies there too. Server and worker are processes, one
 thread of torch each. ``nothing``: the server looks at the update (identity, size, finite) and drops
 it; ``async_sgd``: it applies it, and makes a new snapshot for the next pull. By each link: ``local``
-(pipe and shared memory), gRPC with shared memory, gRPC with the vectors inline.
+(pipe and shared memory; ``awake``: both sides look for messages for up to 1 ms before they sleep, as
+``Processes`` has it where there are more cores than workers), gRPC with shared memory, gRPC with the
+vectors inline.
 
 Beside them, in turns with them: two copies of that size in one process, and a raw TCP socket
 (``sendall``, ``recv_into`` preallocated memory, a process at the other end) that moves the same bytes
@@ -41,8 +43,10 @@ SMALL = 10_000
 MOST_US = 400.0
 FEWEST = 3
 LOCALHOST = "127.0.0.1"
+AWAKE = "local, awake"
 FLOORS = {
     "local": ("bare pipe", "two copies"),
+    AWAKE: ("bare pipe", "two copies"),
     "gRPC, shared memory": ("bare gRPC, short message", "two copies"),
     "gRPC, inline": ("bare gRPC, same bytes",),
 }
@@ -169,6 +173,8 @@ def measure(size: int, repeats: int, seconds: float) -> list[dict[str, Any]]:
             for link in LINKS:
                 made = exchanger(served.join(link), size, copies=link != "gRPC, inline")
                 bursts[link, rule] = made
+            awake = stack.enter_context(Served(size, rule, awake=True))
+            bursts[AWAKE, rule] = exchanger(awake.join("local"), size, copies=True)
         for burst in bursts.values():
             burst(0.0)
         runs = [{key: burst(seconds) for key, burst in bursts.items()} for _ in range(repeats)]

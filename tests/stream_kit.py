@@ -6,9 +6,8 @@ import queue
 from contextlib import suppress
 from typing import Any
 
-import grpc
-
 from headway.runtime import wire
+from headway.runtime.quiet import grpc
 
 
 class Stream:

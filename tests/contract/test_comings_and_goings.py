@@ -8,13 +8,13 @@ import os
 import threading
 import tracemalloc
 
-import grpc
 import pytest
 import torch
 
 import headway
 from headway.runtime import members as module
 from headway.runtime import wire
+from headway.runtime.quiet import grpc
 from tests.link_kit import PATIENCE_S, job
 from tests.unit.training import server_kit as kit
 

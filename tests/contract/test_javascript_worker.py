@@ -11,7 +11,6 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
 from torch import nn
@@ -25,6 +24,7 @@ from headway.runtime.exchange import Exchange
 from headway.runtime.hub import Hub
 from headway.runtime.network import NetworkServer
 from headway.runtime.porter import Porter
+from headway.runtime.quiet import grpc
 from headway.training.instructions import instructions_for
 from tests.certificate_kit import issue, server_tls
 from tests.waiting_kit import until

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import ExitStack, closing
 
-import grpc
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from headway.runtime import wire
 from headway.runtime.chunks import MESSAGE_BYTES, as_chunk
 from headway.runtime.connect import NetworkLink, fetch_status
 from headway.runtime.exchange import Exchange
+from headway.runtime.quiet import grpc
 from headway.runtime.security import ServerTLS, WorkerTLS
 from headway.runtime.segments import machine
 from headway.runtime.timeouts import Timeouts

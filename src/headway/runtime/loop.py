@@ -12,10 +12,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, TypeVar, final
 
-__all__ = ["Loop", "give_way"]
+__all__ = ["SPIN_S", "Loop", "give_way"]
 
 _T = TypeVar("_T")
 _LOOK_EVERY_S: Final = 0.5
+SPIN_S: Final = 1e-3
+"""For how long who has a core to spare looks for a message: most steps of small models are shorter."""
 
 
 @final

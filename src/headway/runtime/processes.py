@@ -26,6 +26,7 @@ from headway.core.errors import ConfigurationError, HeadwayError, UnknownNameErr
 from headway.runtime.heartbeats import LOOK_EVERY_S, Ticker
 from headway.runtime.kinds import FLAG, Kind, check_kinds, value_of
 from headway.runtime.local import LocalLink, LocalSession
+from headway.runtime.loop import SPIN_S
 from headway.runtime.timeouts import Timeouts
 from headway.task.sending import start
 
@@ -45,8 +46,6 @@ _METHODS: Final = ("spawn", "forkserver")
 _GRACE_S: Final = 2.0
 _START_S: Final = 300.0
 _LOOK_S: Final = 0.1
-_SPIN_S: Final = 1e-3
-"""Most steps of small models are shorter; for others to sleep costs little."""
 _TIMEOUTS: Final = Timeouts()
 _FACTORS: Final = Kind((Mapping,), "a mapping of workers' numbers to factors", "{0: 5.0}")
 
@@ -209,7 +208,7 @@ class Team:
         self.failure: BaseException | None = None
         self.failed_in = -1
         self._context: Any = torch.multiprocessing.get_context(chosen.start_method)
-        self._spin_s = _SPIN_S if _num_cores() > chosen.num_workers else 0.0
+        self._spin_s = SPIN_S if _num_cores() > chosen.num_workers else 0.0
         self._timeouts = chosen.timeouts
         self._hands: list[_Hand] = []
         self._sessions: list[tuple[str, LocalSession]] = []
