@@ -276,12 +276,15 @@ def test_a_stopped_worker_is_not_waited_for_and_comes_back(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_client_whose_process_was_killed_goes_on_elsewhere_and_that_is_said() -> None:
     result = run(
+        # So many that the other worker cannot have done the first job of each by then.
+        hw.tasks.quadratic(dim=6, num_clients=1_000),
         algorithm=hw.algorithms.easgd(mixing=0.2),
         runtime=hw.Processes(2),
-        stop=hw.until(updates=400),
-        observers=[Recorder(100, lambda: kill("worker-0"))],
+        stop=hw.until(updates=1_200),
+        evaluate_every=300,
+        observers=[Recorder(900, lambda: kill("worker-0"))],
     )
-    assert result.updates == 400
+    assert result.updates == 1_200
     assert any("clients had what they keep" in text for text in result.warnings)
     assert result.final("loss") < result.history[0].metrics["loss"]
 
