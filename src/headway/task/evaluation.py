@@ -44,6 +44,8 @@ def choose_metrics(
         raise ConfigurationError("at least one metric is needed", where=where, got=repr(metrics))
     if isinstance(metrics, Mapping):
         for name, metric in metrics.items():
+            if not isinstance(name, str):
+                raise ArgumentTypeError("a metric's name is text", where=where, got=repr(name))
             if not callable(metric):
                 raise ArgumentTypeError(
                     f"metric `{name}` is not a function", where=where, got=metric

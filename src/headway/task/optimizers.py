@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -208,6 +209,12 @@ def check_options(cls: type[Optimizer], options: Mapping[str, Any], *, where: st
                 raise UnknownNameError.of(
                     f"option of {cls.__name__}", name, known, where=where, got=options[name]
                 )
+    for name, value in options.items():
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        if any(isinstance(number, float) and not isfinite(number) for number in numbers):
+            raise ConfigurationError(
+                f"the option `{name}` must be finite", where=where, got=f"{name}={value!r}"
+            )
     if cls in _ELEMENTWISE:
         try_out = type(cls.__name__, (cls,), {"add_param_group": _add_group})
         _build(try_out, [nn.Parameter(torch.zeros(1))], {"lr": 0.1, **options}, where)
@@ -228,6 +235,6 @@ def _build(
         raise ConfigurationError(
             f"{cls.__name__} refuses its options or the model",
             where=where,
-            got=", ".join(f"{name}={value}" for name, value in options.items()),
+            got=", ".join(f"{name}={value!r}" for name, value in options.items()),
             help=str(error),
         ) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
-from headway.core.errors import ConfigurationError
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from headway.core import Buffers, ParameterLayout
@@ -105,7 +105,7 @@ class Replica:
                 for name, first in self._scratch.items():
                     named[name].copy_(first)
 
-    def gradients(self, loss: Tensor, *, where: str = "Task(loss=...)") -> tuple[Tensor, ...]:
+    def gradients(self, loss: Any, *, where: str = "Task(loss=...)") -> tuple[Tensor, ...]:
         """The gradient of each of :attr:`trainable`, zeros for those that the loss ignores.
 
         Args:
@@ -113,15 +113,11 @@ class Replica:
             where: The argument that errors name.
 
         Raises:
-            ConfigurationError: The loss is not a scalar.
+            ArgumentTypeError: The loss is no tensor.
+            ConfigurationError: It is not a scalar, or says nothing of the parameters.
         """
-        if loss.dim():
-            raise ConfigurationError(
-                "the loss must be one number",
-                where=where,
-                got=f"a tensor of shape {list(loss.shape)}",
-                help="return the mean over the batch, for example with reduction='mean'",
-            )
+        if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+            raise _no_loss(loss, where)
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             loss, self.trainable, allow_unused=True
         )
@@ -164,3 +160,26 @@ class Replica:
             torch.zeros_like(parameter) if gradient is None else gradient.to_dense()
             for parameter, gradient in zip(self.trainable, gradients, strict=True)
         )
+
+
+def _no_loss(loss: object, where: str) -> UsageError:
+    if not isinstance(loss, Tensor):
+        return ArgumentTypeError(
+            "the loss must be a tensor",
+            where=where,
+            got=f"a {type(loss).__name__}",
+            expected="one number that torch has computed from the model's outputs",
+        )
+    if loss.dim():
+        return ConfigurationError(
+            "the loss must be one number",
+            where=where,
+            got=f"a tensor of shape {list(loss.shape)}",
+            help="return the mean over the batch, for example with reduction='mean'",
+        )
+    return ConfigurationError(
+        "the loss has no gradient",
+        where=where,
+        got="a tensor that does not depend on the parameters",
+        help="compute it from the outputs, without detach(), item() or torch.no_grad()",
+    )

@@ -216,7 +216,7 @@ def _plan_value(plan: _Plan, policy: Any) -> None:
     elif _is_gate(policy):
         plan.gates.append(policy)
     elif callable(policy) and not isinstance(policy, type):
-        check_weight(policy)
+        _check_function(policy)
         plan.weights.append(policy)
     else:
         raise ArgumentTypeError(
@@ -227,6 +227,21 @@ def _plan_value(plan: _Plan, policy: Any) -> None:
             help="several go into a list",
         )
     plan.names.append(repr(policy))
+
+
+def _check_function(policy: Callable[[int], float]) -> None:
+    try:
+        check_weight(policy)
+    except ArgumentTypeError:
+        raise
+    except TypeError as error:
+        raise ArgumentTypeError(
+            "that function is no staleness policy",
+            where=_WHERE,
+            got=str(error),
+            expected="a function of the staleness that returns a weight",
+            help="lambda staleness: 1 / (1 + staleness), say",
+        ) from error
 
 
 def _is_transform(value: object) -> bool:

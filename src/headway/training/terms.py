@@ -233,5 +233,29 @@ def chosen_metrics(metrics: Any, loss: Loss, call: str) -> dict[str, Metric]:
         ArgumentTypeError: It is none of these.
         ConfigurationError: There are none.
     """
-    means, wholes = choose_metrics(metrics, loss, where=f"{call}(metrics=...)")
-    return {**means, **wholes}
+    where = f"{call}(metrics=...)"
+    means, wholes = choose_metrics(metrics, loss, where=where)
+    given = {
+        name: metric if metric is loss else _one_number(name, metric, where)
+        for name, metric in wholes.items()
+    }
+    return {**means, **given}
+
+
+def _one_number(name: str, metric: Metric, where: str) -> Metric:
+    """A user's metric, which may return anything."""
+
+    def measured(outputs: Any, targets: Any) -> float:
+        value = metric(outputs, targets)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            shape = list(value.shape) if hasattr(value, "shape") else ""
+            raise ArgumentTypeError(
+                f"metric `{name}` must be one number",
+                where=where,
+                got=f"a {type(value).__name__} of shape {shape}" if shape else repr(value),
+                help="return the mean over the batch",
+            ) from None
+
+    return measured

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 from functools import partial
+from math import inf, nan
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def test_a_name_that_is_none_here_comes_with_what_may_be_meant(name, hint):
     with pytest.raises(AttributeError) as told:
         getattr(optim, name)
     assert str(told.value).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    "options", [{"lr": nan}, {"lr": inf}, {"lr": 0.1, "betas": (0.9, nan)}, {"weight_decay": inf}]
+)
+def test_options_are_finite(options):
+    for make in (optim.Adam, lambda **given: read_optimizer(partial(torch.optim.Adam, **given))):
+        with pytest.raises(ConfigurationError, match=r"must be finite|out of range"):
+            make(**options)
 
 
 @pytest.mark.parametrize("name", NAMES)

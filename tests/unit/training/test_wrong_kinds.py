@@ -259,3 +259,33 @@ def test_an_error_of_the_users_model_says_which_worker_and_which_batch_it_was(se
 def test_a_name_of_the_errors_that_is_not_at_the_top_is_pointed_to():
     with pytest.raises(AttributeError, match=r"Did you mean: 'errors\.HeadwayError'\?"):
         _ = headway.HeadwayError
+
+
+@pytest.mark.parametrize(
+    ("metric", "got"),
+    [(lambda outputs, _: outputs, "a Tensor of shape [24, 1]"), (lambda *_: None, "None")],
+)
+def test_a_metric_of_the_user_that_is_no_number_is_named(serving, metric, got):
+    with pytest.raises(ArgumentTypeError, match="metric `mine` must be one number") as told:
+        kit.worker(serving).evaluate(kit.regression(), metrics={"mine": metric})
+    assert told.value.got == got
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda *_: 1.0, "the loss must be a tensor"),
+        (lambda *_: None, "got    a NoneType"),
+        (lambda outputs, _: outputs.mean().detach(), "the loss has no gradient"),
+    ],
+)
+def test_a_loss_that_no_gradient_can_be_taken_of_is_refused(serving, loss, words):
+    with pytest.raises(UsageError, match=words):
+        kit.worker(serving).train(dataset=kit.regression(), loss_fn=loss, optimizer="sgd")
+
+
+def test_a_staleness_policy_that_cannot_be_called_with_a_staleness():
+    with pytest.raises(ArgumentTypeError, match="that function is no staleness policy"):
+        server(staleness_policy=lambda: 1.0)
+    with pytest.raises(ArgumentTypeError, match="a metric's name is text"):
+        headway.AsyncWorker("127.0.0.1:1").train(kit.regression(), metrics={5: max})
