@@ -37,13 +37,29 @@ def make_module(
 
     Raises:
         ArgumentTypeError: It is neither.
-        ConfigurationError: Its parameters have no shapes yet, no numbers, or none that can be trained.
+        ConfigurationError: It is wrapped, its parameters have no shapes yet, no numbers, or none that can be trained.
     """
     where = f"{where}(model=...)"
     made, name = _made(model, seed, where)
+    _check_bare(made, where)
     _check_shapes(made, where)
     _check_numbers(made, where)
     return made, name
+
+
+def _check_bare(made: nn.Module, where: str) -> None:
+    advice = ""
+    if isinstance(getattr(made, "_orig_mod", None), nn.Module):
+        advice = "; model.compile() compiles it in place, and leaves the names as they are"
+    elif not isinstance(made, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return
+    raise ConfigurationError(
+        "this wraps the model, and gives its parameters other names",
+        where=where,
+        got=f"{type(made).__name__}, with {next(iter(dict(made.named_parameters())), 'none')}",
+        expected="the module itself",
+        help=f"give what was wrapped{advice}",
+    )
 
 
 def _check_shapes(made: nn.Module, where: str) -> None:

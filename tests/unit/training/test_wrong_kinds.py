@@ -175,6 +175,22 @@ def test_a_training_is_refused_before_anybody_connects(name):
     assert taken(lambda value: nobody.train(**{**given, name: value}), right) == []
 
 
+class OptimizedModule(torch.nn.Module):
+    """What ``torch.compile`` returns, as far as it is looked at here: torch's own takes seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = torch.nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize("make", [server, worker])
+def test_a_wrapped_model_is_refused_for_its_names(make):
+    with pytest.raises(ConfigurationError, match=r"_orig_mod\.weight(.|\n)*model\.compile\(\)"):
+        make(model=OptimizedModule())
+    with pytest.raises(ConfigurationError, match=r"DataParallel, with module\.weight"):
+        make(model=torch.nn.DataParallel(torch.nn.Linear(2, 1)))
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
