@@ -18,6 +18,7 @@ from headway.algorithms.transforms import (
     scale_rate,
     server_rate,
 )
+from headway.algorithms.transforms.momentum_correction import momentum_of
 from headway.core import Algorithm, Asynchronous, Gate, StaleSynchronous, Transform
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 
@@ -42,6 +43,7 @@ _WHERE: Final = "staleness_policy"
 _STRENGTH: Final = 0.04
 _UNWEIGHTED: Final = constant(1.0)
 _WEIGHING: Final = type(scale_by_staleness(_UNWEIGHTED))
+_COMPENSATION: Final = type(delay_compensation(_STRENGTH))
 
 
 @dataclass(slots=True)
@@ -116,10 +118,10 @@ def apply_policies(
     if not plan.names:
         return algorithm
     if plan.corrects_momentum:
+        _check_momentum(algorithm)
         algorithm = replace(algorithm, step=correct_momentum(algorithm.step))
     before, after = [*plan.filters, *plan.transforms], list[Transform]()
-    for transform in plan.transforms:
-        _check_compensation(transform, algorithm)
+    _check_compensation(plan.transforms, algorithm)
     for weight in plan.weights:
         _add_weight(weight, algorithm, before, after)
     if plan.gates:
@@ -256,14 +258,40 @@ def _is_gate(value: object) -> bool:
     )
 
 
-def _check_compensation(transform: Transform, algorithm: Algorithm) -> None:
-    is_compensation = isinstance(transform, type(delay_compensation(_STRENGTH)))
-    if is_compensation and algorithm.payload != "gradient":
+def _check_compensation(transforms: list[Transform], algorithm: Algorithm) -> None:
+    given = [part for part in transforms if isinstance(part, _COMPENSATION)]
+    if not given:
+        return
+    if algorithm.payload != "gradient":
         raise ConfigurationError(
             "delay compensation corrects gradients, and is not defined for other updates",
             where=_WHERE,
             got=f"`{algorithm.name}`, whose workers send {_plural(algorithm.payload)}",
             help='use an update rule with gradients, such as "async_momentum" or "dc_asgd"',
+        )
+    own = [part for part in algorithm.chain if isinstance(part, _COMPENSATION)]
+    if len(both := [*own, *given]) > 1:
+        raise ConfigurationError(
+            f"`{algorithm.name}` compensates for delays already"
+            if own
+            else "gradients would be compensated for the same delay twice",
+            where=_WHERE,
+            got=" and ".join(map(repr, both)),
+            help="give the algorithm another strength, and leave this policy out"
+            if own
+            else "leave one of them out",
+        )
+
+
+def _check_momentum(algorithm: Algorithm) -> None:
+    if momentum_of(algorithm.step) <= 0.0:
+        raise ConfigurationError(
+            "there is no momentum to take from what asynchrony adds",
+            where=_WHERE,
+            got=f"`{algorithm.name}`, with {algorithm.step!r}",
+            expected="an algorithm with momentum above 0 at the server, or with betas",
+            help='use update_rule="async_momentum", and server_optimizer=... for another optimizer '
+            "or momentum; in a file, the algorithm async_sgd with momentum = 0.9",
         )
 
 

@@ -361,7 +361,31 @@ ERRORS = [
         ConfigurationError,
         "workers send weights",
     ),
+    (
+        {"update_rule": "dc_asgd", "staleness_policy": "delay_compensation"},
+        ConfigurationError,
+        "`dc_asgd` compensates for delays already",
+    ),
+    (
+        {"update_rule": algorithms.dc_asgd(), "staleness_policy": transforms.delay_compensation(1)},
+        ConfigurationError,
+        "already",
+    ),
+    (
+        {
+            "update_rule": "async_momentum",
+            "staleness_policy": ["delay_compensation", transforms.delay_compensation(1)],
+        },
+        ConfigurationError,
+        "twice",
+    ),
     ({"staleness_policy": "momentum_correction"}, ConfigurationError, "no momentum"),
+    (
+        {"staleness_policy": "momentum_correction"},
+        ConfigurationError,
+        'update_rule="async_momentum"',
+    ),
+    ({"staleness_policy": "momentum_correction"}, ConfigurationError, "staleness_policy"),
     (
         {
             "update_rule": "async_adam",

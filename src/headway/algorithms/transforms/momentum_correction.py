@@ -17,7 +17,7 @@ from headway.core.errors import ConfigurationError
 if TYPE_CHECKING:
     from headway.core import PayloadKind
 
-__all__ = ["correct_momentum", "uncorrected"]
+__all__ = ["correct_momentum", "momentum_of", "uncorrected"]
 
 # torch leaves the momentum buffer alone where the momentum is 0, and an old gradient would stay in
 # it until the momentum is above 0 again. With this nothing of it is left in any dtype.
@@ -118,7 +118,7 @@ def correct_momentum(step: ServerStep, *, memory: int = 100) -> _CorrectMomentum
         measures it by the model's moves); so is stopping at 0 where the paper goes below.
     """
     check_count("memory", memory)
-    momentum = _momentum(step)
+    momentum = momentum_of(step)
     if momentum <= 0.0:
         raise ConfigurationError(
             "there is no momentum to take from what asynchrony adds",
@@ -139,7 +139,19 @@ def uncorrected(step: ServerStep) -> ServerStep:
     return within
 
 
-def _momentum(step: ServerStep) -> float:
+def momentum_of(step: ServerStep) -> float:
+    """The momentum of a server optimizer, or the first of its betas; 0 where it has none.
+
+    Args:
+        step: What ends a chain.
+
+    Raises:
+        ConfigurationError: The optimizer does not work with its options.
+
+    Example:
+        >>> momentum_of(server_step(torch.optim.Adam))
+        0.9
+    """
     rule = getattr(step, "rule", None)
     if not isinstance(step, _STEP) or not isinstance(rule, Rule):
         return 0.0
