@@ -167,8 +167,9 @@ class LiveTable:
         """Nothing: the next snapshot has the metrics."""
 
     def finished(self, result: Result) -> None:
-        """Show how the run ended."""
-        self._rows[self._now].result = result
+        """Show how the run ended, and what with."""
+        row = self._rows[self._now]
+        row.result, row.snapshot = result, _closing(result)
 
     def interrupted(self) -> None:
         """Say that it was heard, below the table."""
@@ -219,7 +220,7 @@ class LiveTable:
         return [
             row.label,
             str(row.seed),
-            number(result.updates if result else snapshot.updates),
+            number(snapshot.updates),
             compact(snapshot.updates_per_s, 3),
             f"{snapshot.mean_staleness:.1f}",
             *values,
@@ -237,6 +238,23 @@ def _answer(stream: TextIO) -> None:
 
 def _render(table: LiveTable, console: Console) -> Table:
     return table.render(console.width)
+
+
+def _closing(result: Result) -> Snapshot:
+    """The last state of a run: what was seen before it is behind its end by a measurement or more."""
+    taken = sum(result.staleness.values())
+    in_all = sum(staleness * count for staleness, count in result.staleness.items())
+    return Snapshot(
+        updates=result.updates,
+        versions=result.versions,
+        virtual_time_s=result.virtual_time_s,
+        wall_time_s=result.wall_time_s,
+        updates_per_s=result.updates / max(result.wall_time_s, 1e-9),
+        mean_staleness=in_all / max(taken, 1),
+        in_flight=0,
+        metrics={name: result.final(name) for name in result.metrics},
+        fraction_done=1.0,
+    )
 
 
 def _bar(snapshot: Snapshot) -> RenderableType:

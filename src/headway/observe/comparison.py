@@ -20,15 +20,6 @@ __all__ = ["Comparison", "Row", "Spread"]
 NARROW: Final = 80
 """The table stays within so many columns where it can."""
 
-_NAMES: Final = {
-    "updates": "updates",
-    "versions": "versions",
-    "examples": "examples",
-    "bytes": "bytes",
-    "virtual_time_s": "virtual time",
-    "wall_time_s": "wall time",
-}
-
 
 class Spread(NamedTuple):
     """How a number is spread over the seeds.
@@ -246,9 +237,16 @@ class Comparison:
             return self.target[0]
         return next(iter(metric_names(point for r in self.results for point in r.history)), None)
 
+    def _time_name(self) -> str:
+        """What the seconds are that the runs took."""
+        kinds = {result.is_real for result in self.results}
+        if len(kinds) > 1:
+            return "time"
+        return "real time" if kinds.pop() else "virtual time"
+
     def _main_lines(self) -> list[str]:
         metric = self._metric()
-        header = ["algorithm", "reached", "updates", "virtual time", "bytes", "discarded"]
+        header = ["algorithm", "reached", "updates", self._time_name(), "bytes", "discarded"]
         rows = [[*header, text.shorten(f"final {metric}", 21)] if metric else header]
         tables = zip(
             *(self.table(axis) for axis in ("updates", "virtual_time_s", "bytes")), strict=True
@@ -296,6 +294,7 @@ class Comparison:
         if self.baseline is None or len(self.groups) < 2:
             return []
         axes = ("updates", "virtual_time_s", "bytes")
+        names = dict(zip(axes, ("updates", self._time_name(), "bytes"), strict=True))
         lines = [
             "",
             f"against {text.shorten(self.baseline, 36)} (synchronous), ratio of the means:",
@@ -304,7 +303,7 @@ class Comparison:
             if rows[0].label == self.baseline:
                 continue
             ratios = [
-                f"{row.ratio:.3g}x the {_NAMES[axis]}"
+                f"{row.ratio:.3g}x the {names[axis]}"
                 for row, axis in zip(rows, axes, strict=True)
                 if row.ratio is not None
             ]

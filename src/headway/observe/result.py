@@ -135,6 +135,11 @@ class Result:
         self.label = self.label or self.algorithm
 
     @property
+    def is_real(self) -> bool:
+        """Whether real workers trained it: its times are not virtual then."""
+        return self.execution.get("mode") in ("workers", "server")
+
+    @property
     def metrics(self) -> list[str]:
         """Names of the metrics that were measured."""
         return metric_names(self.history)
@@ -348,7 +353,7 @@ class Result:
         return [("server", f"busy {busy}; updates waited {mean} on average, {most} at most")]
 
     def _virtual_rows(self) -> list[tuple[str, str]]:
-        if self.execution.get("mode") in ("workers", "server"):
+        if self.is_real:
             return []
         return [("virtual time", text.seconds(self.virtual_time_s))]
 

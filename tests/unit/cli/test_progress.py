@@ -123,6 +123,27 @@ def test_how_a_run_ended_is_a_word_or_two(result):
     assert outcomes == ["target reached", "diverged", "interrupted"]
 
 
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_the_last_state_of_a_row_is_that_of_the_result(result, seen_before):
+    """The last snapshot is older than the last update and the last evaluation."""
+    table = LiveTable([("fedbuff", 0)])
+    table.started(info())
+    if seen_before:
+        table.progress(snapshot(updates=3))
+    end = replace(
+        result,
+        history=[*result.history, point(3)._replace(metrics={"loss": 0.125, "distance": 2.5})],
+        updates=1234,
+        wall_time_s=2.0,
+        staleness={0: 1, 3: 3},
+        stop_reason="target loss <= 0.2",
+    )
+    table.finished(end)
+    header, row = shown(table).splitlines()
+    assert header.split()[2:8] == ["updates", "per", "s", "staleness", "loss", "distance"]
+    assert row.split()[2:] == ["1,234", "617", "2.2", "0.125", "2.5", "target", "reached"]
+
+
 def test_silent_shows_nothing(capsys):
     with progress([("fedbuff", 0)], silent=True) as observers:
         assert all(isinstance(observer, Observer) for observer in observers)

@@ -93,10 +93,14 @@ def test_a_run_says_real_seconds_and_leaves_no_folder_where_its_checkpoint_is_re
 @pytest.mark.slow
 def test_several_algorithms_go_on_from_their_checkpoints(tmp_path: Path, capsys: Any) -> None:
     path, out = written(tmp_path, TWO), tmp_path / "out"
-    command = ["run", path, "--out", str(out), "--checkpoint-dir", str(tmp_path / "kept"), "--json"]
+    command = ["run", path, "--out", str(out), "--checkpoint-dir", str(tmp_path / "kept")]
     assert main(command) == 0
-    capsys.readouterr()
-    assert main([*command, "--set", "stop.updates=60"]) == 0
+    table = capsys.readouterr().out
+    assert "real time" in table
+    assert "x the real time" in table
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "irtual time" not in table + report
+    assert main([*command, "--json", "--set", "stop.updates=60"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["folder"] == f"{out}-2"
     assert all(run["updates"] >= 60 for run in told["runs"])

@@ -140,6 +140,21 @@ def test_the_table_has_what_a_reader_looks_for() -> None:
     assert [line.index("±") for line in (lines[3], lines[5])] == [lines[3].index("±")] * 2
 
 
+def test_seconds_of_real_runs_are_not_called_virtual() -> None:
+    real = race()
+    for number, result in enumerate(real.results):
+        result.execution = {"mode": "server" if number % 2 else "workers"}
+    shown = str(real)
+    assert "  real time  " in shown
+    assert shown.endswith("fedbuff: 1x the updates, 0.275x the real time, 1x the bytes")
+    assert "virtual" not in shown
+    real.results[0].execution = {"mode": "groups", "group_size": 4, "processes": 1}
+    both = str(real)
+    assert "0.275x the time," in both
+    assert "virtual" not in both
+    assert "real" not in both
+
+
 @given(
     st.lists(st.floats(1e-9, 1e13), min_size=2, max_size=4),
     st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1, max_size=80),

@@ -45,6 +45,23 @@ def test_the_verdict_compares_the_fastest(finish_s: list[tuple[str, float]], sai
     assert heading(read(*race(*finish_s))).startswith(f"{winner} reached accuracy 0.8 {said}")
 
 
+def test_seconds_of_real_runs_are_called_wall_time_and_shown_once() -> None:
+    slow, fast = accuracies([0.1, 0.85], every_s=40.0), accuracies([0.1, 0.85], every_s=10.0)
+    runs = [
+        made(
+            label,
+            history=[p._replace(wall_time_s=p.virtual_time_s) for p in history],
+            execution={"mode": "workers", "updates": {"worker-0": 10}},
+        )
+        for label, history in (("fedavg", slow), ("fedbuff", fast))
+    ]
+    page = read(*runs)
+    assert heading(page).startswith("fedbuff reached accuracy 0.8 in 4× less wall time than fedavg")
+    assert "irtual" not in page.text
+    assert "axis-virtual_time_s" not in page.values("id", "input")
+    assert "axis-wall_time_s" in page.values("id", "input")
+
+
 def test_the_verdict_says_who_did_not_reach_the_target() -> None:
     slow = [made("fedavg", seed, history=accuracies([0.1, 0.7])) for seed in range(3)]
     assert heading(read(*slow, *race(("fedbuff", 100.0)))) == (

@@ -80,7 +80,8 @@ def _drawn(run: Result) -> dict[str, str]:
 
 
 def _runs(group: Group) -> Html:
-    head = ["Seed", "Stopped by", "Updates", "Rejected", "Virtual time", "Hashes", "Folder"]
+    time = "Wall time" if all(run.is_real for run in group.runs) else "Virtual time"
+    head = ["Seed", "Stopped by", "Updates", "Rejected", time, "Hashes", "Folder"]
     rows = [
         element(
             "tr",

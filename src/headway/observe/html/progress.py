@@ -16,6 +16,7 @@ from headway.observe.html.markup import Html, css_class, element, join
 from headway.observe.html.plot import SIDE, area_path, figure, legend, mark, pct, plot, step_path
 from headway.observe.html.scale import AXIS_TITLES, Scale, axis_scale, value_scale
 from headway.observe.points import AXES, direction_of
+from headway.observe.result import Result
 
 __all__ = ["progress"]
 
@@ -64,7 +65,7 @@ def progress(groups: Sequence[Group], goal: Goal | None) -> tuple[Html, Html]:
     """
     runs = [run for group in groups for run in group.runs]
     metrics = metrics_of(runs, goal)
-    axes = [axis for axis in AXES if any(_reaches(run.history, axis) for run in runs)]
+    axes = [axis for axis in AXES if any(_reaches(run, axis) for run in runs)]
     if not metrics or not axes:
         return element("p", "Nothing was evaluated in these runs.", class_="empty"), Html("")
     shown = metrics[:_MAX_METRICS]
@@ -86,8 +87,10 @@ def progress(groups: Sequence[Group], goal: Goal | None) -> tuple[Html, Html]:
     return element("div", body, class_="views"), _rules(views)
 
 
-def _reaches(history: Sequence[object], axis: str) -> bool:
-    return any(isfinite(getattr(point, axis)) and getattr(point, axis) > 0 for point in history)
+def _reaches(run: Result, axis: str) -> bool:
+    if axis == "virtual_time_s" and run.is_real:
+        return False
+    return any(isfinite(getattr(p, axis)) and getattr(p, axis) > 0 for p in run.history)
 
 
 def _level(metric: str, goal: Goal | None) -> float | None:

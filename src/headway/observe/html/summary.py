@@ -127,6 +127,8 @@ def _to_target(groups: Sequence[Group], goal: Goal) -> Iterator[_Row]:
     yield _Row("Reached by", reached)
     for title, axis in rows:
         taken = [group.taken(goal, axis) for group in groups]
+        if axis == "virtual_time_s" and _are_real(groups):
+            continue
         if any(value for values in taken for value in values):
             yield _Row(title, [_taken(axis, values) for values in taken], min)
 
@@ -148,12 +150,17 @@ def _at_the_end(
     for metric in metrics[:_MAX_METRICS]:
         cells = [_final(group, metric) for group in groups]
         yield _Row(f"Final {metric}", cells, _better(metric, goal))
-    yield _spread("Virtual time", "virtual_time_s", groups, lambda run: run.virtual_time_s)
+    if not _are_real(groups):
+        yield _spread("Virtual time", "virtual_time_s", groups, lambda run: run.virtual_time_s)
     yield _spread("Updates", "updates", groups, lambda run: run.updates)
     yield _spread("Model versions", "versions", groups, lambda run: run.versions)
     yield _spread("Examples", "examples", groups, lambda run: run.examples)
     yield _spread("Bytes", "bytes", groups, lambda run: run.bytes_up + run.bytes_down)
     yield _spread("Wall time", "wall_time_s", groups, lambda run: run.wall_time_s)
+
+
+def _are_real(groups: Sequence[Group]) -> bool:
+    return all(run.is_real for group in groups for run in group.runs)
 
 
 def _better(metric: str, goal: Goal | None) -> Callable[..., float] | None:

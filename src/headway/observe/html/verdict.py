@@ -109,8 +109,10 @@ def _whole(axis: str, spread: Spread) -> str:
 
 
 def _clock(groups: Sequence[Group]) -> str:
-    points = [point for group in groups for run in group.runs for point in run.history]
-    for axis in ("virtual_time_s", "wall_time_s"):
+    runs = [run for group in groups for run in group.runs]
+    points = [point for run in runs for point in run.history]
+    are_real = all(run.is_real for run in runs)
+    for axis in ("virtual_time_s", "wall_time_s")[are_real:]:
         if any(getattr(point, axis) > 0 for point in points):
             return axis
     return "updates"
