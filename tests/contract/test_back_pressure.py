@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import headway
-from headway.core import FirstCome
+from headway.core import FirstCome, Waited
 from headway.core.errors import CheckpointError
 from headway.runtime import wire
 from headway.runtime.connect import NetworkLink
@@ -68,6 +68,41 @@ def test_the_bound_of_stale_synchronous_training(rig):
     hears(quick, "ahead of the slowest worker (bound 0)")
     hand_in(slow, work)
     assert job(quick)
+
+
+def test_who_hands_in_and_asks_in_one_trip(rig):
+    algorithm = apply_policies(
+        headway.algorithms.async_sgd(learning_rate=1.0), "ssp", max_staleness=0
+    )
+    rig = rig(algorithm)
+    slow, quick = rig.joined("slow"), rig.joined("quick")
+    slow.ask()
+    work = job(slow)
+    quick.ask()
+    hand_in(quick, again=True)
+    why = "ahead of the slowest worker (bound 0)"
+    hears(quick, why)
+    rows = {member.name: member.describe(0.0) for member in rig.hub.members.here.values()}
+    assert why in rows["quick"]["waits"]
+    assert (rows["quick"]["state"], rows["slow"]["waits"]) == ("waiting", None)
+    events = [event for event in rig.hub.server.events if isinstance(event, Waited)]
+    assert [(event.worker, event.reason == rows["quick"]["waits"]) for event in events] == [
+        ("quick", True)
+    ]
+    hand_in(slow, work)
+    assert job(quick)
+    assert quick.waiting == ""
+    assert rig.hub.members.by_name["quick"].describe(0.0)["waits"] is None
+
+
+def test_who_is_given_a_job_at_once_is_not_told_to_wait(rig):
+    rig = rig()
+    worker = rig.joined("alone")
+    worker.ask()
+    for _ in range(3):
+        hand_in(worker, again=True)
+    assert job(worker)
+    assert not any(isinstance(event, Waited) for event in rig.hub.server.events)
 
 
 def test_a_third_job(rig):

@@ -98,7 +98,7 @@ class Deals:
         index = member.index if name is None else self.index(name)
         number = tally.dispatch(index)
         self.begin(Given(ticket.job, name or member.name, index, member, now))
-        member.asking = max(0, member.asking - 1)
+        member.asking, member.waits = max(0, member.asking - 1), ""
         member.jobs.add(ticket.job)
         tally.peak_in_flight = max(tally.peak_in_flight, len(self.in_flight))
         if ticket.parameters is not None:
@@ -152,6 +152,16 @@ class Deals:
     def asked(self, member: Member) -> None:
         """This executor has nothing to do, or will soon have nothing: it may ask twice."""
         self._idle.append(member)
+
+    def asks_again(self, member: Member) -> None:
+        """It wants another job, in the same trip as something else.
+
+        Args:
+            member: Who.
+        """
+        member.asking += 1
+        if self.clients is not None:
+            self.asked(member)
 
     def pair(self) -> tuple[str, Member] | None:
         """The next client and who works for it now; both are then no longer free."""

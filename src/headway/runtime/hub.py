@@ -414,9 +414,7 @@ class Hub:
             examples = letters.work_in(parcel, receipt)
             self.tally.arrive(given.number, update, receipt, examples, now - given.since_s)
         if push.again:
-            member.asking += 1
-            if self._deals.clients is not None:
-                self._deals.asked(member)
+            self._deals.asks_again(member)
         self.outbox.send(session, letters.receipt_letter(receipt), receipt.answer)
         why = self.dismissals.judge(member, receipt, was_out=given is not None)
         if why and not self._life.stops:
@@ -426,6 +424,9 @@ class Hub:
         self._carry(receipt.effects)
         if self._deals.clients is not None:
             self._pair()
+        elif again and given is not None and Wake(name) not in receipt.effects:
+            # It is told why it waits.
+            self.patience.do(partial(self._woken, name), self.now)
         if self.arrived is not None:
             self.arrived(self)
 
@@ -466,6 +467,7 @@ class Hub:
         if session is None:
             return
         if isinstance(ticket, Wait):
+            member.waits = ticket.reason
             self.outbox.send(session, wire.ToWorker(wait=wire.Wait(reason=ticket.reason)))
             self._carry(ticket.effects)
             return
@@ -479,9 +481,7 @@ class Hub:
         given = self._deals.cancel(effect.job, self.tally, self.now)
         if given is not None and (member := given.member).session is not None:
             self.outbox.send(member.session, wire.ToWorker(cancel=wire.Cancel(job=effect.job)))
-            member.asking += 1
-            if self._deals.clients is not None:
-                self._deals.asked(member)
+            self._deals.asks_again(member)
 
     def _fire(self) -> None:
         if self._timers and self._timers[0] <= self.now:

@@ -35,6 +35,7 @@ class Member:
         seen_s: When it was heard of last.
         jobs: Its jobs in flight.
         asking: How many jobs it has asked for and not been given.
+        waits: Why it was given none; empty: it was, or it has left.
         works: Whether it has asked for a job, or handed one in, since this server's start.
         known: Whether the server may know it, and has to hear when it is gone.
         counts: Receipts by status, and rejected ones as ``"rejected:<reason>"``.
@@ -55,6 +56,7 @@ class Member:
     seen_s: float
     jobs: set[int] = field(default_factory=set)
     asking: int = 0
+    waits: str = ""
     works: bool = False
     known: bool = False
     counts: Counter[str] = field(default_factory=Counter)
@@ -91,6 +93,7 @@ class Member:
         return {
             "name": self.name,
             "state": state,
+            "waits": self.waits or None,
             "carrier": self.carrier,
             **self.traffic.describe(),
             "jobs": len(self.jobs),
@@ -256,7 +259,7 @@ class Members:
         """
         if member.session is not None:
             self.here.pop(member.session, None)
-        member.session, member.left, member.asking = None, why, 0
+        member.session, member.left, member.asking, member.waits = None, why, 0, ""
         member.jobs = set()
         self.notice(member, why)
         self._gone[member.name] = None

@@ -201,11 +201,11 @@ def test_a_run_leaves_what_a_simulation_leaves(tmp_path: Path) -> None:
 def test_a_slowed_worker_does_less() -> None:
     local = hw.LocalTraining(steps=200, learning_rate=0.01)
     task = hw.tasks.quadratic(dim=6, num_clients=4, local=local)
-    result = run(task, runtime=hw.Processes(2, slowdown={0: 10.0}), stop=hw.until(updates=110))
+    result = run(task, runtime=hw.Processes(2, slowdown={0: 1_000.0}), stop=hw.until(updates=60))
     slow, fast = result.execution["updates"].values()
-    # Ten to one, with room for a machine that has other work.
-    assert slow + fast == 110
-    assert slow < fast / 3
+    # The other's jobs, with the way to the server and back, take a small part of its first one.
+    assert slow + fast == 60
+    assert slow <= 1
     assert "worker-0" in str(result)
 
 
