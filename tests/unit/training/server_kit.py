@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import queue
 import signal
@@ -72,6 +73,28 @@ def train(
     options = {"dataset": regression(), "loss_fn": "mse", "shuffle": False, **options}
     who = headway.AsyncWorker(at.address, local_batch_size=size, **(worker or {}))
     return who.train(**options)
+
+
+def load_in_processes(address: str) -> None:
+    """What a process of its own does: it trains with loaders that read in two more each.
+
+    Args:
+        address: Of a server of a line.
+    """
+    os.setsid()
+    sgd = headway.optim.SGD(lr=0.01)
+    data = torch.utils.data.TensorDataset(*regression())
+    worker = headway.AsyncWorker(address, shared_memory=False)
+    # Some loaders keep their processes for the next pass, and one pass ends in its middle.
+    for epochs, keeps in ((1, False), (0.5, False), (2, True)):
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=6, shuffle=True, num_workers=2, persistent_workers=keeps
+        )
+        history = worker.train(dataloader=loader, epochs=epochs, loss_fn="mse", optimizer=sgd)
+        assert history.updates == 4 * epochs, history
+        assert history.traffic["bytes_up"] > 0, history.traffic
+        del loader
+        assert multiprocessing.active_children() == []
 
 
 def loss(of: headway.ParameterServer) -> float:
