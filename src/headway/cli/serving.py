@@ -316,6 +316,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
                 ("in flight", text.number(told.get("in_flight", 0))),
                 ("staleness", f"{told.get('staleness', 0.0):.2f} versions"),
                 *([("now", told["waits"])] if told.get("waits") else []),
+                *_refused(told),
                 *_troubles(told),
             ]
         ),
@@ -330,6 +331,20 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in rows]  # fmt: skip
     return [*head, "", *table]
+
+
+def _refused(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who was not let in; the newest with what it was told."""
+    refused = told.get("refused") or {}
+    if not refused.get("total"):
+        return []
+    counts = ", ".join(f"{why} {count:,}" for why, count in refused["reasons"].items())
+    newest = refused["newest"][0]
+    origin = f" from {newest['from']}" if newest["from"] else ""
+    return [
+        ("refused", f"{refused['total']:,} ({counts})"),
+        ("the newest", f"{newest['code']}{origin}: {newest['message']}"),
+    ]
 
 
 def _troubles(told: Mapping[str, Any]) -> list[tuple[str, str]]:

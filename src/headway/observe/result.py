@@ -45,8 +45,9 @@ class Result:
         history: One point per evaluation.
         staleness: How many updates that were applied or buffered had each staleness, in versions.
         counts: ``"updates"`` (that arrived), ``"applied"``, ``"buffered"``, ``"rejected"``,
-            ``"cancelled"``, ``"lost"``, ``"duplicates"``, ``"unapplied"`` (of the buffered ones:
-            still held at the end, or in a flush that was worth nothing), and
+            ``"cancelled"``, ``"lost"`` (jobs that were given and whose update never came: also the
+            job that a worker had just been given when it left), ``"duplicates"``, ``"unapplied"``
+            (of the buffered ones: still held at the end, or in a flush that was worth nothing), and
             ``"rejected:<reason>"`` each.
         clients: What each client did that ever trained.
         updates: Updates that reached the server, whatever became of them.

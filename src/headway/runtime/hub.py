@@ -304,7 +304,7 @@ class Hub:
             message: Why, in words.
             help: What to do.
         """
-        session.send(letters.refused_letter(code, message, help))
+        self.members.refuse(session, code, message, help)
         self.drop(session, "lost")
 
     def drop(self, session: Session, why: str) -> None:

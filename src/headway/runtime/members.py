@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
-from headway.runtime.letters import failed_letter
+from headway.runtime.letters import failed_letter, refused_letter
+from headway.runtime.refusals import Refusals
 
 if TYPE_CHECKING:
     from headway.core import Receipt
@@ -128,12 +129,14 @@ class Members:
         noticed: Called with a worker, what has happened to it, and how many are here:
             ``"joined"``, ``"left"``, ``"lost"``, ``"told to stop"``, or ``"rejected"``: for some time.
             By the hub's thread; ``None``: nobody is told.
+        refusals: Who was not let in, or let go for what it said. For any thread.
     """
 
     def __init__(self) -> None:
         self.noticed: Callable[[Member, str, int], object] | None = None
         self.by_name: dict[str, Member] = {}
         self.here: dict[Session, Member] = {}
+        self.refusals = Refusals()
         self.num_names = 0
         self.num_working = 0
         self._gone: dict[str, None] = {}
@@ -183,6 +186,19 @@ class Members:
         member.left, member.known = left, True
         self._gone[name] = None
         return member
+
+    def refuse(self, session: Session, code: str, message: str, help: str = "") -> None:
+        """Tell a worker that it cannot be in, and remember that.
+
+        Args:
+            session: Whose.
+            code: Why, one word.
+            message: Why, in words.
+            help: What to do.
+        """
+        # Who is in the same process, or at the other end of a pipe, comes from nowhere.
+        self.refusals.note(code, message, getattr(session, "peer", ""))
+        session.send(refused_letter(code, message, help))
 
     def asked(self, member: Member) -> None:
         """It wants a job.

@@ -39,6 +39,7 @@ _STATUS_THREADS: Final = 4
 _WORK: Final = "/headway.v1.Exchange/Work"
 _STATUS: Final = "/headway.v1.Exchange/Status"
 _EXIT_S: Final = 2.0
+_NO_TOKEN: Final = "the token is missing or wrong"
 _USUAL: Final = Timeouts()
 
 
@@ -161,8 +162,8 @@ class NetworkServer:
     def _work(
         self, ear: _Ear, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        self._check(context)
-        session = NetworkSession(self, context.cancel)
+        self._check(context, is_worker=True)
+        session = NetworkSession(self, context.cancel, context.peer())
         ear.belongs_to(session)
         with self._lock:
             refused = self._refusal()
@@ -174,6 +175,8 @@ class NetworkServer:
             return iter(())
         context.send_initial_metadata(())
         if refused is not None:
+            told = refused.refused
+            self.hub.members.refusals.note(told.code, told.message, context.peer())
             return iter((refused.SerializeToString(),))
         threading.Thread(
             target=session.read, args=(requests,), name="headway-reader", daemon=True
@@ -181,13 +184,16 @@ class NetworkServer:
         return session.write()
 
     def _tell(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        self._check(context)
+        self._check(context, is_worker=False)
         told = "{}" if self._status is None else self._status()
         return wire.StatusReply(status=told).SerializeToString()
 
-    def _check(self, context: grpc.ServicerContext) -> None:
-        if not is_authorised(context.invocation_metadata(), self._token):
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
+    def _check(self, context: grpc.ServicerContext, *, is_worker: bool) -> None:
+        if is_authorised(context.invocation_metadata(), self._token):
+            return
+        if is_worker:
+            self.hub.members.refusals.note("token", _NO_TOKEN, context.peer())
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, _NO_TOKEN)
 
     def _look(self) -> None:
         with self._lock:

@@ -245,4 +245,5 @@ def _unreadable(name: str, path: File, error: OSError) -> NoReturn:
         where=str(path),
         got=error.strerror or str(error),
         expected="a PEM file",
+        help="check the path, and that the user of this process may read the file",
     ) from error

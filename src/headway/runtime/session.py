@@ -81,9 +81,11 @@ class NetworkSession:
     Args:
         server: Whose.
         cancel: Breaks the stream off.
+        peer: Where the worker is, as gRPC writes it; empty: not known.
     """
 
-    def __init__(self, server: Owner, cancel: Callable[[], object]) -> None:
+    def __init__(self, server: Owner, cancel: Callable[[], object], peer: str = "") -> None:
+        self.peer = peer
         self._server = server
         self._cancel = cancel
         self._hub = server.hub

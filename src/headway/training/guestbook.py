@@ -20,6 +20,8 @@ COMINGS: Final = "headway.workers"
 """The logger: who comes and goes at INFO, whose updates are rejected at WARNING."""
 _LINES: Final = 20
 """So many at once; and then one a second."""
+_REFUSALS: Final = 10
+"""So many at once of workers that are not let in; and then one a minute: they may try for ever."""
 _SERIOUS: Final = ("rejected", "told to stop")
 
 
@@ -48,11 +50,12 @@ class Guestbook:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._room = float(_LINES)
-        self._seen_s = clock()
-        self._lines: deque[_Line] = deque(maxlen=2 * _LINES)
+        self._room = _Room(clock, _LINES, 1.0)
+        # Strangers leave the others' lines as they are.
+        self._door = _Room(clock, _REFUSALS, 1.0 / 60.0)
+        self._lines: deque[_Line] = deque(maxlen=2 * (_LINES + _REFUSALS))
         self._left_out: Counter[str] = Counter()
+        self._left_outside: Counter[str] = Counter()
         self._here = 0
         self._lock = threading.Lock()
 
@@ -66,11 +69,24 @@ class Guestbook:
         """
         with self._lock:
             self._here = num_here
-            if self._may_say():
+            if self._room.take():
                 level = logging.WARNING if what in _SERIOUS else logging.INFO
                 self._lines.append(_Line(level, _words(member, what, num_here)))
             else:
                 self._left_out[what] += 1
+
+    def refused(self, code: str, text: str) -> None:
+        """A worker was not let in. For any thread.
+
+        Args:
+            code: Why, one word.
+            text: The same in a line.
+        """
+        with self._lock:
+            if self._door.take():
+                self._lines.append(_Line(logging.WARNING, text))
+            else:
+                self._left_outside[code] += 1
 
     def tell(self) -> None:
         """Say in the log what has happened. For any other thread."""
@@ -86,20 +102,45 @@ class Guestbook:
         with self._lock:
             lines = list(self._lines)
             self._lines.clear()
-            if self._left_out and self._may_say():
-                counts = ", ".join(f"{n:,} {what}" for what, n in sorted(self._left_out.items()))
-                self._left_out.clear()
-                lines.append(_Line(logging.INFO, f"and more: {counts}; {self._here} here"))
+            if self._left_out and self._room.take():
+                told = f"and more: {_summed(self._left_out)}; {self._here} here"
+                lines.append(_Line(logging.INFO, told))
+            if self._left_outside and self._door.take():
+                told = f"and more were refused: {_summed(self._left_outside)}"
+                lines.append(_Line(logging.WARNING, told))
         return lines
 
-    def _may_say(self) -> bool:
+
+@final
+class _Room:
+    """For how many lines there is room.
+
+    Args:
+        clock: Seconds.
+        most: How many at once.
+        per_s: How many more in each second.
+    """
+
+    def __init__(self, clock: Callable[[], float], most: int, per_s: float) -> None:
+        self._clock, self._most, self._per_s = clock, float(most), per_s
+        self._left, self._seen_s = float(most), clock()
+
+    def take(self) -> bool:
+        """Whether there is room for one, which is taken."""
         now = self._clock()
-        self._room = min(float(_LINES), self._room + now - self._seen_s)
+        self._left = min(self._most, self._left + self._per_s * (now - self._seen_s))
         self._seen_s = now
-        if self._room < 1.0:
+        if self._left < 1.0:
             return False
-        self._room -= 1.0
+        self._left -= 1.0
         return True
+
+
+def _summed(left_out: Counter[str]) -> str:
+    """What was left out; the count begins anew."""
+    counts = ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.items()))
+    left_out.clear()
+    return counts
 
 
 def _words(member: Member, what: str, num_here: int) -> str:

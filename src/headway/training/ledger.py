@@ -45,7 +45,7 @@ class Ledger:
 
     Args:
         folder: A run folder to write; ``None``: none.
-        algorithm: The server's.
+        hub: Whose workers; it does not run yet.
         task: What is trained.
         seed: Of the server.
         concurrency: How many jobs may be in flight.
@@ -55,13 +55,14 @@ class Ledger:
         seen: How many workers have asked for work since the start, or had left before it, and how
             many are here, working or looking. For any thread.
         guests: What is said of who comes and goes.
+        refusals: Who was not let in.
     """
 
     def __init__(
         self,
         folder: str | Path | None,
+        hub: Hub,
         *,
-        algorithm: Algorithm,
         task: str,
         seed: int,
         concurrency: int | None,
@@ -72,10 +73,11 @@ class Ledger:
         self._awaited: set[str] = set()
         self._num_working = 0
         self._awaited_until_s = time.monotonic() + RETURN_S
-        self.guests = Guestbook()
+        self.guests, self.refusals = Guestbook(), hub.members.refusals
+        hub.members.noticed, self.refusals.noticed = self.guests.note, self.guests.refused
         self._num_uncounted = 0
-        self._standstill = Standstill(algorithm)
-        self._about = _about(algorithm, task, seed, concurrency)
+        self._standstill = Standstill(hub.server.algorithm)
+        self._about = _about(hub.server.algorithm, task, seed, concurrency)
         self._record: Record | None = None
         if folder is not None:
             made = RunFolder.create(folder, _config(self._about))
@@ -187,6 +189,7 @@ class Ledger:
                 *self._standstill.nothing(hub),
                 *_bad(tally.reasons["not_finite"], tally.updates),
                 *_told(hub.dismissals.num_told),
+                *filter(None, [self.refusals.text]),
                 *_uncounted(self._num_uncounted),
                 *(self._record.warnings if self._record is not None else ()),
             ],
@@ -236,6 +239,7 @@ class Ledger:
             "reasons": dict(sorted(tally.reasons.items())),
             "examples": tally.examples,
             "in_flight": server.num_in_flight,
+            "refused": self.refusals.describe(),
             "waits": self.waits or None,
             "concurrency": self._about["concurrency"],
             "staleness": round(tally.recent_staleness, 3),
@@ -318,12 +322,13 @@ def too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> Exchan
         timeout_s: How long, in seconds.
     """
     joined, here = ledger.seen
-    waits = f"; the server {ledger.waits}" if ledger.waits else ""
+    more = f"; the server {ledger.waits}" if ledger.waits else ""
+    more += f"; {ledger.refusals.text}" if ledger.refusals.text else ""
     return ExchangeError(
         "workers have not finished in time",
         where="ParameterServer.wait_for_workers",
-        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here" + waits,
-        expected=f"{num_workers} joined, and none left",
+        got=f"after {timeout_s:g} seconds {joined} had joined, and {here} are still here" + more,
+        expected=f"{num_workers} to have joined, and nobody to be here any more",
         help="look at server.status(), or wait longer",
     )
 

@@ -246,15 +246,13 @@ class ParameterServer:
             logged=logged,
             max_rejections=self._max_rejections,
         )
-        found = None
+        found, folder = None, self._folder
         if keeper is not None:
             found, self.resumed_from = keeper.restore(hub), keeper.resumed_from
-        folder = self._folder
-        if folder is not None and keeper is not None:
-            folder = free_part(Path(folder))
+            folder = None if folder is None else free_part(Path(folder))
         self._ledger = Ledger(
             folder,
-            algorithm=self.algorithm,
+            hub,
             task=self._original.name,
             seed=self._seed,
             concurrency=self._scheduler.concurrency,
@@ -262,7 +260,7 @@ class ParameterServer:
         )
         if found is not None:
             self._ledger.goes_on(found)
-        hub.settled, hub.members.noticed = self._settled, self._ledger.guests.note
+        hub.settled = self._settled
         host, port, tls, token, insecure, max_workers = self._place
         network = NetworkServer(
             hub,
@@ -386,7 +384,11 @@ class ParameterServer:
 
     @property
     def address(self) -> str:
-        """Where it listens: ``"host:port"``, as a worker is given it."""
+        """Where it listens: ``"host:port"``, with the host that was given and the port that it got.
+
+        At ``0.0.0.0`` or ``::``, which is all that this machine has, a worker of another machine is
+        to be given this one's name or address in its place, with the same port.
+        """
         self._running()
         assert self._network is not None
         return self._network.address
@@ -408,7 +410,7 @@ class ParameterServer:
         return self._original.with_values(*hub.call(state))
 
     def status(self) -> dict[str, Any]:
-        """Who is in, how stale they are, and why updates were dropped: plain values for JSON."""
+        """Who is in, who was refused, how stale they are, why updates were dropped: plain JSON."""
         hub, _ = self._running()
         return cast("dict[str, Any]", plain(hub.call(self._status)))
 
@@ -422,9 +424,7 @@ class ParameterServer:
             "model": self._original.name,
             **ledger.describe(hub),
             "resumed_from": None if self.resumed_from is None else str(self.resumed_from),
-            "checkpoint_error": None
-            if keeper is None or keeper.error is None
-            else str(keeper.error),
+            "checkpoint_error": str(keeper.error) if keeper and keeper.error else None,
             **({"durability": None} if keeper is None else keeper.describe(hub)),
             "workers": [member.describe(hub.now) for member in hub.members.by_name.values()],
         }
