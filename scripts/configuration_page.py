@@ -69,6 +69,7 @@ SECTIONS = {
     "Staleness": "`[staleness]`",
     "Execution": "`[execution]`",
     "Compression": "`[compression]`",
+    "Serving": "`[serving]`",
     "Stop": "`[stop]`",
     "DataChoice": "`[data]`, with the options of the data set",
     "PopulationChoice": "`[population]`, with the options of the population",

@@ -57,6 +57,7 @@ COMMANDS = {
             "--port",
             "--pulls",
             "--quiet",
+            "--record",
             "--set",
             "--staleness-lr-factor",
             "--staleness-policy",

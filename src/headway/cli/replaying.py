@@ -13,9 +13,11 @@ from headway.config import Resolved
 from headway.core import Event, ParameterLayout, Server
 from headway.core import replay as replay_events
 from headway.core.errors import ConfigurationError, LogError, ReplayMismatchError
+from headway.core.scheduler import FirstCome
 from headway.observe import LogHash, RunFolder, weights_hash
 from headway.simulation.reference import reference_for
 from headway.simulation.sampled import imposed
+from headway.training.rules import choose_algorithm
 
 __all__ = ["Replayed", "rebuild"]
 
@@ -107,7 +109,8 @@ def _configuration(path: Path) -> Resolved:
             "this run was not made from a configuration, so the command cannot build it again",
             where=error.where,
             got=error.message,
-            help="replay it in Python: headway.core.replay(server, folder.events(payloads=True))",
+            help="replay it in Python: headway.core.replay(server, folder.events(payloads=True)); "
+            "docs/cli.md says how to make the server",
         ) from error
 
 
@@ -119,22 +122,35 @@ def _same_threads(folder: RunFolder) -> None:
 
 def _server(folder: RunFolder, resolved: Resolved) -> Server:
     initial = folder.initial()
+    if initial.meta.get("resumed"):
+        raise LogError(
+            "this run went on from a checkpoint, and its log begins there",
+            where=str(folder.path),
+            expected="the folder of a run from its beginning",
+            help="replay the folder that was written before it; later ones cannot be replayed",
+        )
     layout, buffers = _layout(folder, resolved), initial.buffers
     run: Any = resolved.config.run
     algorithm, reference = config.make_algorithm(resolved), None
-    if (staleness := config.make_staleness(resolved)) is not None:
+    scheduler, device = config.make_scheduler(resolved, run.concurrency), run.device
+    if initial.meta.get("mode") == "server":
+        # Of the file, a server that workers connect to takes neither.
+        scheduler, device = FirstCome(concurrency=run.concurrency), "cpu"
+        algorithm = choose_algorithm(algorithm=algorithm, **config.make_terms(resolved))
+    elif (staleness := config.make_staleness(resolved)) is not None:
         algorithm = imposed(algorithm, staleness)
     if algorithm.needs.reference_gradient:
         task = config.make_task(resolved, config.make_data(resolved))
         reference = reference_for(task, algorithm)
     server = Server(
-        initial.tensors["payload"].to(run.device),
+        initial.tensors["payload"].to(device),
         algorithm,
         layout=layout,
-        scheduler=config.make_scheduler(resolved, run.concurrency),
+        scheduler=scheduler,
         buffers=buffers,
         seed=resolved.config.seed,
         record="nothing",
+        incarnation=int(initial.meta.get("incarnation", 0)),
         reference_gradient=reference,
     )
     if reference is not None:

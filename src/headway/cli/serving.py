@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import typer
 
 from headway.cli.options import AsJson, Config, Settings, say_json
+from headway.cli.standing import status_lines
 
 if TYPE_CHECKING:
     from headway.config import Resolved
@@ -114,6 +116,13 @@ def server(
             help="A run folder; with checkpoints FOLDER-2 and so on, if it is in use. [default: none]",
         ),
     ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What the run folder keeps: events, or payloads to replay the run. [default: events]",
+        ),
+    ] = None,
     token_file: TokenFile = None,
     certificate: Certificate = None,
     key: Key = None,
@@ -127,10 +136,16 @@ def server(
     """Serve a model to workers that connect, until Ctrl-C or until they have finished."""
     from headway import config as room
     from headway.config import load
-    from headway.training.policies import USUAL_FACTOR
     from headway.training.server import ParameterServer
 
-    resolved = load(config, assignments=settings or ())
+    terms = {
+        "run.record": record,
+        "serving.staleness_policy": staleness_policy and json.dumps(staleness_policy),
+        "serving.staleness_lr_factor": staleness_lr_factor,
+        "serving.max_staleness": max_staleness,
+    }
+    told = [f"{key}={value}" for key, value in terms.items() if value is not None]
+    resolved = load(config, assignments=[*(settings or ()), *told])
     (_, task), algorithm = _task(resolved), room.make_algorithm(resolved)
     offer = _compression(resolved)
     serving = ParameterServer(
@@ -138,9 +153,7 @@ def server(
         host=host,
         port=port,
         algorithm=algorithm,
-        staleness_policy=staleness_policy or "none",
-        staleness_lr_factor=USUAL_FACTOR if staleness_lr_factor is None else staleness_lr_factor,
-        max_staleness=max_staleness,
+        **room.make_terms(resolved),
         max_rejections=max_rejections or None,
         concurrency=resolved.config.run.concurrency,
         checkpoint_dir=checkpoint_dir,
@@ -149,13 +162,15 @@ def server(
         compression=compression or offer.offered,
         pulls=_pulls(pulls or offer.pulls),
         folder=out,
+        record=_recording(resolved, record, out),
         tls=_server_tls(certificate, key, ca),
         token=_token(token_file),
         insecure=insecure,
         seed=resolved.config.seed,
     )
+    serving.config = resolved.tree_of()
     with nullcontext() if quiet else _guests(), serving:
-        typer.echo(f"serving {algorithm} at {serving.address}", err=True)
+        typer.echo(f"serving {serving.algorithm} at {serving.address}", err=True)
         if workers is None:
             serving.serve()
         else:
@@ -290,7 +305,7 @@ def status(
             if as_json:
                 say_json(told)
             else:
-                typer.echo("\n".join(_lines(told)))
+                typer.echo("\n".join(status_lines(told)))
             if not watch:
                 return
             time.sleep(_EVERY_S)
@@ -299,77 +314,6 @@ def status(
     except KeyboardInterrupt:
         if not watch:
             raise
-
-
-def _lines(told: Mapping[str, Any]) -> list[str]:
-    from headway.observe import text
-
-    reasons = ", ".join(f"{why} {count:,}" for why, count in told.get("reasons", {}).items())
-    head = [
-        f"{told.get('algorithm')} on {told.get('model')} at {told.get('address')}, "
-        f"{told.get('state')} for {text.seconds(float(told.get('up_s', 0.0)))}",
-        *text.pairs(
-            [
-                ("version", text.number(told.get("version", 0))),
-                ("updates", text.number(told.get("updates", 0))),
-                ("rejected", f"{told.get('rejected', 0):,}" + (f" ({reasons})" if reasons else "")),
-                ("in flight", text.number(told.get("in_flight", 0))),
-                ("staleness", f"{told.get('staleness', 0.0):.2f} versions"),
-                *([("now", told["waits"])] if told.get("waits") else []),
-                *_refused(told),
-                *_troubles(told),
-            ]
-        ),
-    ]
-    workers = told.get("workers", [])
-    if not workers:
-        return [*head, "no worker has joined"]
-    names = ("name", "state", "updates", "applied", "buffered", "rejected", "lost", "staleness")
-    rows = [[*(str(one.get(name, "")) for name in names), _why(one)] for one in workers]
-    rows.insert(0, [*names, "why rejected"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]  # fmt: skip
-    return [*head, "", *table]
-
-
-def _refused(told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Who was not let in; the newest with what it was told."""
-    refused = told.get("refused") or {}
-    if not refused.get("total"):
-        return []
-    counts = ", ".join(f"{why} {count:,}" for why, count in refused["reasons"].items())
-    newest = refused["newest"][0]
-    origin = f" from {newest['from']}" if newest["from"] else ""
-    return [
-        ("refused", f"{refused['total']:,} ({counts})"),
-        ("the newest", f"{newest['code']}{origin}: {newest['message']}"),
-    ]
-
-
-def _troubles(told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a server cannot write."""
-    log, checkpoint = (told.get("log") or {}).get("error"), told.get("checkpoint_error")
-    folder = told.get("folder_error")
-    troubles = []
-    if log:
-        troubles.append(("log", f"cannot be written, and nothing is taken: {_in_one(log)}"))
-    if checkpoint:
-        troubles.append(("checkpoint", f"it could not be written: {_in_one(checkpoint)}"))
-    if folder:
-        troubles.append(("run folder", f"it cannot be written: {_in_one(folder)}"))
-    return troubles
-
-
-def _in_one(error: str) -> str:
-    return " ".join(error.split())
-
-
-def _why(worker: Mapping[str, Any]) -> str:
-    """Why a worker's updates were rejected, and how many of them lately without a good one between."""
-    reasons = [f"{count:,} {why}" for why, count in worker.get("reasons", {}).items()]
-    row = worker.get("rejected_in_a_row", 0)
-    return ", ".join(reasons) + (f"; the last {row:,}" if row > 1 else "")
 
 
 @contextmanager
@@ -406,6 +350,14 @@ def _task(resolved: Resolved) -> tuple[Federated, Task]:
     if data is None or not isinstance(task, Task):
         raise _no_data(resolved)
     return data, task
+
+
+def _recording(resolved: Resolved, asked: str | None, out: Path | None) -> Any:
+    """What the command line says; else what the file says, where that can be done."""
+    recording = resolved.config.run.record
+    if asked is None and (out is None or recording == "nothing"):
+        return "events"
+    return recording
 
 
 def _compression(resolved: Resolved) -> Compression:

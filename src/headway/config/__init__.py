@@ -22,6 +22,7 @@ from headway.config.build import (
     make_stop,
     make_target,
     make_task,
+    make_terms,
 )
 from headway.config.factories import KINDS, Factory, Option, factories, find
 from headway.config.layers import Origin
@@ -54,4 +55,5 @@ __all__ = [
     "make_stop",
     "make_target",
     "make_task",
+    "make_terms",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from headway.config import values
 from headway.config.factories import Factory, find
 from headway.config.lines import Path
-from headway.config.model import Choice, Runtime
+from headway.config.model import Choice, Runtime, Serving
 from headway.config.problems import dotted, relocated, wrong
 from headway.config.resolve import LOCAL, Resolved, overridden
 from headway.core import Algorithm, Scheduler
@@ -37,6 +37,7 @@ from headway.simulation.population import (
 )
 from headway.simulation.stop import Target
 from headway.task import LocalTraining, Objective
+from headway.training.policies import USUAL_FACTOR
 
 __all__ = [
     "check_clients",
@@ -53,6 +54,7 @@ __all__ = [
     "make_stop",
     "make_target",
     "make_task",
+    "make_terms",
 ]
 
 
@@ -319,6 +321,24 @@ def make_runtime(resolved: Resolved) -> Processes:
             prefetch=asked.prefetch,
             start_method=asked.start_method,
         )
+
+
+def make_terms(resolved: Resolved) -> dict[str, Any]:
+    """Make what a server that workers connect to does about stale updates.
+
+    Args:
+        resolved: The configuration.
+
+    Returns:
+        The arguments of :func:`headway.training.choose_algorithm`, by name.
+    """
+    terms = resolved.config.serving or Serving()
+    factor = terms.staleness_lr_factor
+    return {
+        "staleness_policy": terms.staleness_policy or "none",
+        "staleness_lr_factor": USUAL_FACTOR if factor is None else factor,
+        "max_staleness": terms.max_staleness,
+    }
 
 
 def make_staleness(resolved: Resolved) -> SimulatedStaleness | None:

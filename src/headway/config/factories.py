@@ -56,16 +56,20 @@ class Kind(NamedTuple):
         implied: Arguments that come from elsewhere in the configuration; giving them is allowed
             only where they agree.
         hidden: Arguments that a configuration cannot give.
+        advice: Where it is said what to take in place of names that are known elsewhere.
     """
 
     title: str
     table: str
     implied: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
+    advice: str = ""
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "algorithms": Kind("algorithm", "headway.algorithms:ALGORITHMS"),
+    "algorithms": Kind(
+        "algorithm", "headway.algorithms:ALGORITHMS", advice="headway.training.rules:IN_FILES"
+    ),
     "populations": Kind(
         "population", "headway.simulation.population:POPULATIONS", frozenset({"num_clients"})
     ),
@@ -170,9 +174,8 @@ def factories(kind: str) -> Mapping[str, Factory]:
     Returns:
         Them, by name, in alphabetical order.
     """
-    _, table, implied, hidden = KINDS[kind]
-    module, _, attribute = table.partition(":")
-    found: Mapping[str, Callable[..., Any]] = getattr(import_module(module), attribute)
+    _, table, implied, hidden, _ = KINDS[kind]
+    found: Mapping[str, Callable[..., Any]] = _value_at(table)
     return {
         name: Factory.of(found[name], name=name, implied=implied, hidden=hidden)
         for name in sorted(found)
@@ -193,8 +196,17 @@ def find(kind: str, name: str, *, where: str | None = None, got: object = None) 
     """
     known = factories(kind)
     if name not in known:
-        raise UnknownNameError.of(KINDS[kind].title, name, known, where=where, got=got)
+        title, *_, advice = KINDS[kind]
+        error = UnknownNameError.of(title, name, known, where=where, got=got)
+        if advice:
+            error.help = _value_at(advice).get(name, error.help)
+        raise error
     return known[name]
+
+
+def _value_at(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _annotations(make: Callable[..., Any]) -> dict[str, Any]:

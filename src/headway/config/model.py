@@ -316,6 +316,29 @@ class Runtime(Section):
     )
 
 
+class Serving(Section):
+    """What `headway server` does about stale updates; of other commands nobody reads it."""
+
+    staleness_policy: list[str] = Field(
+        default_factory=list,
+        description="As of `headway.ParameterServer`: adaptive_lr, delay_compensation, filter, "
+        "momentum_correction, ssp; several in a list.",
+    )
+    staleness_lr_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Of the policy adaptive_lr; by default 0.9."
+    )
+    max_staleness: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Later updates are rejected, in versions; with ssp, how many jobs a worker may be "
+        "ahead.",
+    )
+
+    @field_validator("staleness_policy", mode="before")
+    @classmethod
+    def _bare_policy(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
 class Compression(Section):
     """What travels between `headway server` and `headway worker`, where they share no memory."""
 
@@ -380,6 +403,7 @@ class Config(Section):
     execution: Execution = Field(default=Execution())
     staleness: Staleness | None = Field(default=None)
     compression: Compression | None = Field(default=None)
+    serving: Serving | None = Field(default=None)
     stop: Stop = Field(default=Stop())
     algorithm: Choice | None = Field(
         default=None,

@@ -36,6 +36,7 @@ from headway.config.model import (
     Run,
     Runtime,
     Server,
+    Serving,
     Staleness,
     Stop,
     Target,
@@ -73,6 +74,7 @@ _SECTIONS: Final[Mapping[Path, type]] = {
     ("runtime",): Runtime,
     ("execution",): Execution,
     ("compression",): Compression,
+    ("serving",): Serving,
     ("stop",): Stop,
     ("stop", "target"): Target,
 }
@@ -297,6 +299,7 @@ def _complete(config: Config, place: Place) -> dict[str, Any]:
     tree["execution"] = _dumped(config.execution)
     tree["staleness"] = _dumped(config.staleness)
     tree["compression"] = _dumped(config.compression)
+    tree["serving"] = _dumped(config.serving)
     tree["runtime"] = _dumped(config.runtime)
     tree |= {"server": _dumped(config.server), "stop": _dumped(config.stop)}
     if config.algorithm is not None:

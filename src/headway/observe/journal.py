@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headway.core import Recording
     from headway.observe.tally import Tally
 
-__all__ = ["Journal", "result_of", "usual_warnings"]
+__all__ = ["Journal", "beginning_of", "result_of", "usual_warnings"]
 
 _GROWN: Final = 10.0
 """A loss that is so many times the first one is told of."""
@@ -70,7 +70,8 @@ class Journal:
         if self._folder is not None:
             self._folder.write_about(about)
             if self._keeps_payloads and not resumed:
-                self._folder.append_initial(server.parameters, server.buffers)
+                about = beginning_of(server)
+                self._folder.append_initial(server.parameters, server.buffers, about=about)
         for observer in self._observers:
             observer.started(info)
 
@@ -170,6 +171,20 @@ class Journal:
         """
         result.events, result.log_hash = self.events, self.log_hash
         return result
+
+
+def beginning_of(server: Server) -> dict[str, Any]:
+    """What a replay has to know of a server beside its values.
+
+    Args:
+        server: Before anything has happened in this life.
+
+    Returns:
+        Plain values: ``"incarnation"``, where it is not the first; ``"resumed"``, where the server
+        has lived before, so that there is more to it than its values. Otherwise nothing.
+    """
+    about: dict[str, Any] = {"incarnation": server.incarnation} if server.incarnation else {}
+    return {**about, "resumed": True} if server.now > 0.0 else about
 
 
 def result_of(server: Server, tally: Tally, about: Mapping[str, Any], /, **others: Any) -> Result:

@@ -21,14 +21,16 @@ from headway.checkpoint import (
 )
 from headway.core import Server
 from headway.core.errors import CheckpointError, UsageError
-from headway.training.home import LOG
-from headway.training.saving import catch_up, restore_tally
+from headway.training.home import LOG, Durability, Home
+from headway.training.saving import Keeper, catch_up, restore_tally
 
 if TYPE_CHECKING:
-    from headway.runtime.hub import Hub
-    from headway.training.home import Home
+    import os
 
-__all__ = ["LogKeeper"]
+    from headway.core import Algorithm, ParameterLayout
+    from headway.runtime.hub import Hub
+
+__all__ = ["LogKeeper", "keeper_at", "kept"]
 
 _NOTES: Final = logging.getLogger("headway")
 _REPLAY_S: Final = 2.0
@@ -283,6 +285,45 @@ class LogKeeper:
         # It is due until there is one: its log is as long as it was.
         self._saved -= self._every
         self._not_before_s = time.monotonic() + _AGAIN_S
+
+
+def keeper_at(
+    folder: str | os.PathLike[str] | None,
+    every: int,
+    algorithm: Algorithm,
+    layout: ParameterLayout,
+    durability: Durability,
+) -> Keeper | LogKeeper | None:
+    """What keeps a server that workers connect to; ``None``: nothing does.
+
+    Args:
+        folder: Its home; ``None``: it has none.
+        every: The distance between checkpoints, in versions, at least 1.
+        algorithm: The server's.
+        layout: Of its model, as the server has it.
+        durability: What survives.
+    """
+    if folder is None:
+        return None
+    home = Home(folder, algorithm, layout, durability)
+    return LogKeeper(home, every) if durability == "log" else Keeper(home, every)
+
+
+def kept(keeper: Keeper | LogKeeper | None, hub: Hub) -> dict[str, Any]:
+    """How well a server is kept, in plain values.
+
+    Args:
+        keeper: What keeps it.
+        hub: Whose server.
+    """
+    if keeper is None:
+        return {"resumed_from": None, "checkpoint_error": None, "durability": None}
+    path, error = keeper.resumed_from, keeper.error
+    return {
+        "resumed_from": None if path is None else str(path),
+        "checkpoint_error": None if error is None else str(error),
+        **keeper.describe(hub),
+    }
 
 
 def _lacks_space(problem: CheckpointError | None) -> bool:

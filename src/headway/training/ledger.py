@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from headway.core import Bulk, Submitted
 from headway.core.errors import ExchangeError
 from headway.observe import Point, Result, RunFolder
-from headway.observe.journal import result_of
+from headway.observe.journal import beginning_of, result_of
 from headway.runtime.returning import RETURN_S
 from headway.training.guestbook import Guestbook
 from headway.training.record import Record
@@ -50,6 +50,8 @@ class Ledger:
         seed: Of the server.
         concurrency: How many jobs may be in flight.
         began_s: The server's time at which this process began.
+        config: What the folder says of how it was made; ``None``: what is known here.
+        keeps_payloads: Whether they are in the folder too, so that the run can be replayed.
 
     Attributes:
         seen: How many workers have asked for work since the start, or had left before it, and how
@@ -67,6 +69,8 @@ class Ledger:
         seed: int,
         concurrency: int | None,
         began_s: float,
+        config: Mapping[str, Any] | None = None,
+        keeps_payloads: bool = False,
     ) -> None:
         self.seen = (0, 0)
         self._finished: set[str] = set()
@@ -80,9 +84,14 @@ class Ledger:
         self._about = _about(hub.server.algorithm, task, seed, concurrency)
         self._record: Record | None = None
         if folder is not None:
-            made = RunFolder.create(folder, _config(self._about))
+            made = RunFolder.create(folder, config or _config(self._about))
             made.write_about(self._about)
+            if keeps_payloads:
+                begins, about = hub.server, {"mode": "server", **beginning_of(hub.server)}
+                made.append_initial(begins.parameters, begins.buffers, about=about)
             self._record = Record(made)
+        # Each payload that waits takes as much memory as a model.
+        self._take_at = 1 if keeps_payloads else _TAKE_AT
         self._history: list[Point] = []
         self._losses = (0.0, 0)
         self._next_point = self._point_every = _POINT_EVERY
@@ -158,7 +167,9 @@ class Ledger:
                 self._changed.notify_all()
         self._standstill.look(hub)
         events = hub.server.events
-        if events and (len(events) >= _TAKE_AT or time.monotonic() - self._taken_s > _TAKE_EVERY_S):
+        if events and (
+            len(events) >= self._take_at or time.monotonic() - self._taken_s > _TAKE_EVERY_S
+        ):
             self._take(hub)
         if hub.state == "ended":
             with self._changed:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
+from headway.core import Submitted
 from headway.core.errors import HeadwayError
 from headway.observe import LogHash
 from headway.observe.folder import REPORT
@@ -31,6 +32,7 @@ class Record:
     """Writes the events and points of a server, and keeps what cannot be written until it can.
 
     Of the events that wait, and of the points, fifty thousand are kept; events that come then are counted and left out.
+    Payloads do not wait: when something could not be written, none is kept from then on.
 
     Args:
         folder: A new run folder.
@@ -49,6 +51,8 @@ class Record:
         self._num_left_out = 0
         self._not_before_s = 0.0
         self._troubles: list[str] = []
+        self._drops_payloads = False
+        self._num_dropped = 0
         self.problem: Exception | None = None
 
     @property
@@ -59,12 +63,16 @@ class Record:
     @property
     def warnings(self) -> list[str]:
         """What the user should know."""
-        if not self._num_left_out:
-            return list(self._troubles)
-        told = (
-            f"{self._num_left_out:,} events are not in the run folder, which could not be written"
-        )
-        return [*self._troubles, told]
+        told = list(self._troubles)
+        if self._num_dropped:
+            told.append(
+                f"the payloads of {self._num_dropped:,} updates were not kept, because the run folder "
+                "could not be written: the run cannot be replayed"
+            )
+        if self._num_left_out:
+            count = f"{self._num_left_out:,}"
+            told.append(f"{count} events are not in the run folder, which could not be written")
+        return told
 
     def take(self, events: Sequence[Event], point: Point | None = None) -> None:
         """Write events and a point, or keep them until that can be done.
@@ -74,7 +82,7 @@ class Record:
             point: What was measured after them.
         """
         room = _MOST - len(self._events)
-        self._events += events[:room]
+        self._events += map(self._lighter, events[:room]) if self._drops_payloads else events[:room]
         self._num_left_out += max(0, len(events) - room)
         if point is not None and len(self._points) < _MOST:
             self._points.append(point)
@@ -114,9 +122,12 @@ class Record:
         try:
             while self._events:
                 block = self._events[:_BLOCK]
+                if any(map(_has_payload, block)):
+                    # One by one, so that none is in it twice when this is tried again.
+                    block = block[:1]
                 self._folder.append_events(block)
                 self._hash.extend(block)
-                del self._events[:_BLOCK]
+                del self._events[: len(block)]
             written = bool(self._points) or self.problem is not None
             while self._points:
                 self._folder.append_point(self._points[0], flush=False)
@@ -125,11 +136,19 @@ class Record:
                 self._folder.flush()
         except _REFUSED as error:
             self._not_before_s = self._clock() + _AGAIN_S
+            self._drops_payloads = True
+            self._events = list(map(self._lighter, self._events))
             self._trouble(error)
             return
         if self.problem is not None:
             self.problem = None
             _LOG.warning("Headway: the run folder can be written again")
+
+    def _lighter(self, event: Event) -> Event:
+        if type(event) is not Submitted or event.payload is None:
+            return event
+        self._num_dropped += 1
+        return event._replace(payload=None, buffers=None)
 
     def _trouble(self, error: Exception) -> None:
         if self.problem is None:
@@ -138,3 +157,7 @@ class Record:
         told = f"the run folder could not be written: {error}"
         if told not in self._troubles:
             self._troubles.append(told)
+
+
+def _has_payload(event: Event) -> bool:
+    return type(event) is Submitted and event.payload is not None

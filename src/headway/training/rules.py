@@ -19,7 +19,7 @@ from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNa
 from headway.task.given_optimizer import read_optimizer
 from headway.training.policies import USUAL_FACTOR, Policy, apply_policies, weighs_staleness
 
-__all__ = ["RULES", "choose_algorithm"]
+__all__ = ["IN_FILES", "RULES", "choose_algorithm"]
 
 _USUAL_RULE: Final = "async_sgd"
 _SERVER_OPTIMIZERS: Final[dict[str, OptimizerFactory]] = {
@@ -33,6 +33,14 @@ _WITH_DATA: Final = ("zeno",)
 RULES: Final = tuple(sorted({*ALGORITHMS, *_SERVER_OPTIMIZERS} - {*_WITH_DATA}))
 """The update rules that have names: those of the gallery that need no data at the server, and those
 where the server owns the optimizer."""
+
+IN_FILES: Final = {
+    "async_momentum": "it is an update rule of ParameterServer(...); in a file, the same is async_sgd "
+    "with learning_rate = 0.01 and momentum = 0.9",
+    "async_adam": "it is an update rule of ParameterServer(...); in a file, take async_delta with "
+    'server_optimizer = { name = "Adam", lr = 0.001 }, whose workers send what their own steps changed',
+}
+"""What a configuration has instead of the rules that are no algorithms of the gallery."""
 
 
 def choose_algorithm(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +28,9 @@ from headway.runtime.network import NetworkServer
 from headway.runtime.porter import Porter
 from headway.runtime.segments import Segments, SharedMemory
 from headway.runtime.timeouts import Timeouts
-from headway.training.durable import LogKeeper
+from headway.training.durable import LogKeeper, keeper_at, kept
 from headway.training.ending import Ending, ending
-from headway.training.home import Durability, Home, check_durability
+from headway.training.home import Durability, check_durability
 from headway.training.instructions import instructions_for
 from headway.training.ledger import Ledger, plain, too_few
 from headway.training.original import Original
@@ -92,6 +92,7 @@ class ParameterServer:
             applied once; an acknowledgement waits for the disk, and needs a ``checkpoint_dir``.
         folder: A run folder to write, new or empty, with the events and metrics; ``None``: none. With
             a ``checkpoint_dir``, one that is in use is left as it is, and ``<folder>-2`` written.
+        record: What the folder holds: ``"events"``, or with ``"payloads"`` all that a replay needs.
         tls: The server's certificate: :class:`headway.ServerTLS`. ``None``: no encryption.
         token: What workers have to show; ``None``: nothing.
         insecure: Whether it may listen to the network without TLS.
@@ -144,6 +145,7 @@ class ParameterServer:
         checkpoint_frequency: int = 1000,
         durability: Durability = "checkpoint",
         folder: str | Path | None = None,
+        record: Literal["events", "payloads"] = "events",
         tls: ServerTLS | None = None,
         token: str | None = None,
         insecure: bool = False,
@@ -172,6 +174,7 @@ class ParameterServer:
             checkpoint_dir=checkpoint_dir,
             checkpoint_frequency=checkpoint_frequency,
             folder=folder,
+            record=record,
             tls=tls,
             token=token,
             insecure=insecure,
@@ -190,7 +193,7 @@ class ParameterServer:
         self._timeouts = timeouts
         self._checkpoints = (checkpoint_dir, checkpoint_frequency)
         self._durability: Durability = durability
-        self._folder = folder
+        self._folder, self._recording = folder, record
         self._seed = seed
         self._max_rejections = max_rejections
         self._offer = check_offer(compression, pulls)
@@ -210,6 +213,8 @@ class ParameterServer:
         self._result: Result | None = None
         self.resumed_from: Path | None = None
         """The checkpoint that it went on from; ``None``: it began anew."""
+        self.config: Mapping[str, Any] | None = None
+        """What the run folder's ``config.toml`` says, to be set before the start; ``None``: a summary."""
 
     # --- life
 
@@ -233,7 +238,9 @@ class ParameterServer:
 
     def _start(self) -> None:
         self._segments = Segments() if self._shares else None
-        keeper = self._keeper = self._new_keeper()
+        layout = self._original.layout_for(self.algorithm)
+        keeper = keeper_at(*self._checkpoints, self.algorithm, layout, self._durability)
+        self._keeper = keeper
         server = self._server(0) if keeper is None else keeper.open(self._server)
         self._offset_s, self._began_s = server.now, time.monotonic()
         porter = Porter(server.layout, self._instructions, model=self._description)
@@ -257,6 +264,8 @@ class ParameterServer:
             seed=self._seed,
             concurrency=self._scheduler.concurrency,
             began_s=self._offset_s,
+            config=self.config,
+            keeps_payloads=self._recording == "payloads",
         )
         if found is not None:
             self._ledger.goes_on(found)
@@ -416,16 +425,13 @@ class ParameterServer:
 
     def _status(self) -> dict[str, Any]:
         hub, ledger = self._running()
-        keeper = self._keeper
         return {
             "library": __version__,
             "address": self.address,
             "state": hub.state,
             "model": self._original.name,
             **ledger.describe(hub),
-            "resumed_from": None if self.resumed_from is None else str(self.resumed_from),
-            "checkpoint_error": str(keeper.error) if keeper and keeper.error else None,
-            **({"durability": None} if keeper is None else keeper.describe(hub)),
+            **kept(self._keeper, hub),
             "workers": [member.describe(hub.now) for member in hub.members.by_name.values()],
         }
 
@@ -448,18 +454,10 @@ class ParameterServer:
             scheduler=self._scheduler,
             buffers=buffers,
             seed=self._seed,
-            record="events",
+            record=self._recording,
             incarnation=starts,
             memory=memory,
         )
-
-    def _new_keeper(self) -> Keeper | LogKeeper | None:
-        folder, every = self._checkpoints
-        if folder is None:
-            return None
-        layout = self._original.layout_for(self.algorithm)
-        home = Home(folder, self.algorithm, layout, self._durability)
-        return LogKeeper(home, every) if self._durability == "log" else Keeper(home, every)
 
     def _clock(self) -> float:
         return self._offset_s + time.monotonic() - self._began_s

@@ -7,7 +7,7 @@ from typing import Any, Final
 from torch import nn
 
 from headway.algorithms.arguments import check_choice, check_count, check_number, check_seed
-from headway.core.errors import ArgumentTypeError, ConfigurationError
+from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.runtime.finding import Place
 from headway.runtime.kinds import FILE, FLAG, TEXT, check_kinds, value_of
 from headway.runtime.security import ServerTLS, WorkerTLS, check_server, check_worker
@@ -30,6 +30,7 @@ USUAL_PORT: Final = 5000
 """Where a server listens, and a worker looks for it, if nobody says otherwise."""
 
 _CONSISTENCIES: Final = ("hogwild", "snapshot")
+_RECORDINGS: Final = ("events", "payloads")
 _TRAIN: Final = "AsyncWorker.train"
 _HIGHEST: Final = 65535
 
@@ -69,6 +70,7 @@ def check_server_terms(
     checkpoint_dir: Any,
     checkpoint_frequency: Any,
     folder: Any,
+    record: Any,
     tls: Any,
     token: Any,
     insecure: Any,
@@ -87,6 +89,7 @@ def check_server_terms(
         checkpoint_dir: Where checkpoints go.
         checkpoint_frequency: How often.
         folder: A run folder.
+        record: What is in it.
         tls: Its certificate.
         token: What workers show.
         insecure: Whether it may do without TLS.
@@ -115,11 +118,26 @@ def check_server_terms(
     check_port(port, where=where)
     check_choice("consistency", consistency, _CONSISTENCIES)
     check_count("checkpoint_frequency", checkpoint_frequency)
+    _check_record(record, folder, where)
     check_count("max_workers", max_workers)
     if max_rejections is not None:
         check_count("max_rejections", max_rejections)
     check_seed(seed, where=f"{where}(seed=...)")
     check_server(host, tls, token, insecure=insecure)
+
+
+def _check_record(record: Any, folder: Any, where: str) -> None:
+    if record not in _RECORDINGS:
+        raise UnknownNameError.of(
+            "recording", str(record), _RECORDINGS, where=f"{where}(record=...)"
+        )
+    if record == "payloads" and folder is None:
+        raise ConfigurationError(
+            "payloads are kept in a run folder, and there is none",
+            where=where,
+            got='record="payloads" without folder',
+            help="give folder=..., on the command line --out",
+        )
 
 
 def check_worker_terms(

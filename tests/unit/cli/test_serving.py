@@ -60,6 +60,22 @@ def test_what_a_server_cannot_write_is_shown(monkeypatch, capsys):
     assert "written" not in capsys.readouterr().out
 
 
+def test_a_status_and_a_server_show_the_policies(config, monkeypatch, capsys):
+    monkeypatch.setattr(headway.ParameterServer, "serve", lambda server: server.stop())
+    asked = ["--port", "0", "--staleness-policy", "adaptive_lr", "--max-staleness", "9"]
+    assert main(["server", config(), *asked]) == 0
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.startswith("serving async_delta(")
+    assert "staleness_policy=filter(9), adaptive_lr(0.9)" in said
+    told = {"algorithm": "async_delta", "settings": {"staleness_policy": "ssp(3)"}}
+    monkeypatch.setattr("headway.runtime.connect.fetch_status", lambda *_, **__: told)
+    assert main(["status", "localhost:1"]) == 0
+    assert any(line.split() == ["policy", "ssp(3)"] for line in capsys.readouterr().out.split("\n"))
+    told["settings"] = {}
+    assert main(["status", "localhost:1"]) == 0
+    assert "policy" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "asked"),
     [([], "127.0.0.1:5000"), (["some.host"], "some.host:5000"), (["::1"], "[::1]:5000")],

@@ -46,6 +46,10 @@ def test_an_unknown_option_is_the_error_that_the_design_shows(load):
         ("run.concurrency=0", ["wanted a number of at least 1"]),
         ("run.record=all", ['wanted "nothing", "events" or "payloads"']),
         ("run.evaluate_every=often", ["wanted a number of updates, or a table"]),
+        (
+            "algorithm.name=async_adam",
+            ["ParameterServer(...)", 'server_optimizer = { name = "Adam"'],
+        ),
         ("algorithm.name=fedbuf", ["unknown algorithm `fedbuf`", "did you mean `fedbuff`?"]),
         ("algorithm.buffer_size=ten", ["`algorithm.buffer_size` cannot", "wanted a whole number"]),
         ("algorithm.staleness=3", ["wanted a staleness weight"]),

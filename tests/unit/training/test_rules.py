@@ -11,6 +11,7 @@ from headway import algorithms, optim
 from headway.algorithms import ALGORITHMS
 from headway.core.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from headway.training import RULES, choose_algorithm
+from headway.training.rules import IN_FILES
 from tests.algorithm_kit import Rig
 
 SIZE = 4
@@ -163,3 +164,15 @@ def test_none_is_no_rule_and_no_function_without_a_name():
     with pytest.raises(ArgumentTypeError, match="that is no algorithm") as caught:
         choose_algorithm(None)
     assert (caught.value.got, caught.value.help) == ("None", None)
+
+
+def test_what_a_file_has_in_place_of_rules_without_a_place_in_the_gallery_is_the_same():
+    assert set(IN_FILES) == set(RULES) - set(ALGORITHMS)
+    for name, value in (("learning_rate", 0.01), ("momentum", 0.9)):
+        assert f"{name} = {value}" in IN_FILES["async_momentum"]
+    same = algorithms.async_sgd(learning_rate=0.01, momentum=0.9)
+    rule = choose_algorithm("async_momentum")
+    assert (rule.step, rule.chain, rule.payload) == (same.step, same.chain, same.payload)
+    # Adam takes no notice of the rate of a plain step: it is the same step but for its epsilon.
+    adam = choose_algorithm("async_delta", server_optimizer=partial(torch.optim.Adam, lr=0.001))
+    torch.testing.assert_close(step_of(adam), -step_of(choose_algorithm("async_adam")))
