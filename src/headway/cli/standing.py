@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
                 ("in flight", text.number(told.get("in_flight", 0))),
                 ("staleness", f"{told.get('staleness', 0.0):.2f} versions"),
                 *([("now", told["waits"])] if told.get("waits") else []),
+                *_held(told),
                 *_refused(told),
                 *_troubles(told),
             ]
@@ -48,6 +50,13 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in rows]  # fmt: skip
     return [*head, "", *table]
+
+
+def _held(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How many workers wait for a job, and why; of many reasons those of the most."""
+    workers = told.get("workers", [])
+    reasons = Counter(one.get("waits") for one in workers if one.get("state") == "waiting")
+    return [("waiting", f"{count:,} ({why})") for why, count in reasons.most_common(3) if why]
 
 
 def _refused(told: Mapping[str, Any]) -> list[tuple[str, str]]:

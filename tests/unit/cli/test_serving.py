@@ -76,6 +76,19 @@ def test_a_status_and_a_server_show_the_policies(config, monkeypatch, capsys):
     assert "policy" not in capsys.readouterr().out
 
 
+def test_a_status_says_how_many_wait_and_why(monkeypatch, capsys):
+    why = "ahead of the slowest worker (bound 2)"
+    workers = [{"name": name, "state": "waiting", "waits": why} for name in ("ada", "bob")]
+    # Who has a job asks for the next one, which is no loss.
+    workers.append({"name": "eve", "state": "working", "waits": "waits for its turn"})
+    told = {"algorithm": "async_delta", "workers": workers}
+    monkeypatch.setattr("headway.runtime.connect.fetch_status", lambda *_, **__: told)
+    assert main(["status", "localhost:1"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.split("\n")]
+    assert [line for line in lines if line.startswith("waiting")] == [f"waiting 2 ({why})"]
+    assert not any("its turn" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("given", "asked"),
     [([], "127.0.0.1:5000"), (["some.host"], "some.host:5000"), (["::1"], "[::1]:5000")],
