@@ -95,7 +95,7 @@ class Hub:
         self.outbox = Outbox(self.loop, logged and logged.journal, self.members.tell_of)
         self.dismissals = Dismissals(max_rejections, self.members.notice)
         self.patience = Patience(self.members.tell_of)
-        self.returning = Returning(self.members, self._deals, self.tally, self._free)
+        self.returning = Returning(self.members, self._deals, self.tally, self._free, self._carry)
         self._looks = Looks()
         self._timers: list[float] = []
         self._life = Life()
@@ -382,6 +382,7 @@ class Hub:
             return
         ticket = self.doors.checkout(member.name, self.now)
         self.members.asked(member)
+        self.returning.asked(member)
         self._deal(member, ticket)
 
     def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
@@ -425,8 +426,7 @@ class Hub:
         if self._deals.clients is not None:
             self._pair()
         elif again and given is not None and Wake(name) not in receipt.effects:
-            # It is told why it waits.
-            self.patience.do(partial(self._woken, name), self.now)
+            self._carry((Wake(name),))  # to be told why it waits
         if self.arrived is not None:
             self.arrived(self)
 

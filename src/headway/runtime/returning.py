@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, final
 
+from headway.core import Effect, Wake
 from headway.runtime.deals import Deals, Given
 from headway.runtime.members import Member, Members
 
@@ -17,8 +19,8 @@ RETURN_S: Final = 15.0
 """How long workers have to come back, in seconds: many times the longest wait of a retry."""
 
 
-def _nothing(member: Member, again: bool) -> None:
-    """Where a hub has ended, nobody is lost any more."""
+def _nothing(*_: object) -> None:
+    """Where a hub has ended, nobody is lost or woken any more."""
 
 
 @final
@@ -34,22 +36,30 @@ class Returning:
         deals: The hub's.
         tally: The hub's.
         lose: Loses a worker or, if the second argument says so, its jobs: it then asks for another.
+        carry: Does what effects say.
     """
 
     def __init__(
-        self, members: Members, deals: Deals, tally: Tally, lose: Callable[[Member, bool], None]
+        self,
+        members: Members,
+        deals: Deals,
+        tally: Tally,
+        lose: Callable[[Member, bool], None],
+        carry: Callable[[tuple[Effect, ...]], None],
     ) -> None:
         self._members = members
         self._deals = deals
         self._tally = tally
         self._lose = lose
+        self._carry = carry
         self._expected: dict[str, Member] = {}
         self._astray: dict[str, set[int]] = {}
+        self._turned_away: Counter[str] = Counter()
         self.due_s: float | None = None
 
     def close(self) -> None:
         """Expect nobody any more, and let go of who is told of it."""
-        self._lose = _nothing
+        self._lose = self._carry = _nothing
         self._expected, self.due_s = {}, None
 
     def expect(self, jobs: Mapping[str, Iterable[int]], here: Container[str], now: float) -> None:
@@ -96,6 +106,15 @@ class Returning:
         elif astray:
             self._astray[member.name] = astray
 
+    def asked(self, member: Member) -> None:
+        """A worker has asked: one to whom jobs are out that it never had is turned away for them.
+
+        Args:
+            member: It.
+        """
+        if member.name in self._astray:
+            self._turned_away[member.name] += 1
+
     def pushed(self, member: Member, *, again: bool) -> None:
         """A worker has handed in a job: if only those are left that it never had, they are over.
 
@@ -108,6 +127,9 @@ class Returning:
             del self._astray[member.name]
             if member.jobs:
                 self._lose(member, again)
+            # It still waits for what it asked for, also where it asks for nothing more.
+            for _ in range(self._turned_away.pop(member.name, 0)):
+                self._carry((Wake(member.name),))
 
     def left(self, member: Member) -> None:
         """A worker is gone, with all its jobs.
@@ -116,6 +138,7 @@ class Returning:
             member: It.
         """
         self._astray.pop(member.name, None)
+        self._turned_away.pop(member.name, None)
 
     def expire(self, now: float) -> None:
         """Lose those who have not come back in time.
