@@ -7,8 +7,16 @@ import pytest
 from headway.core import Wake
 from headway.observe.tally import Tally
 from headway.runtime.deals import Deals
+from headway.runtime.encoded import Traffic
 from headway.runtime.members import Members
 from headway.runtime.returning import Returning
+
+
+class Connection:
+    """As much of one as a member keeps."""
+
+    def __init__(self):
+        self.traffic = Traffic()
 
 
 class Server:
@@ -25,7 +33,7 @@ class Server:
 
     def expects(self, *jobs):
         self.returning.expect({"ada": jobs}, {"ada"}, 0.0)
-        return self.members.join("ada", "instance", object(), 0.0)
+        return self.members.join("ada", "instance", Connection(), 0.0)
 
 
 @pytest.mark.parametrize("again", [True, False])
