@@ -379,11 +379,10 @@ class Hub:
             self.members.asked(member)
             self._deals.asked(member)
             self._pair()
-            return
-        ticket = self.doors.checkout(member.name, self.now)
-        self.members.asked(member)
-        self.returning.asked(member)
-        self._deal(member, ticket)
+        elif not self.returning.asked(member):
+            ticket = self.doors.checkout(member.name, self.now)
+            self.members.asked(member)
+            self._deal(member, ticket)
 
     def _push(self, member: Member, session: Session, parcel: Parcel) -> None:
         push, now = parcel.header.push, self.now

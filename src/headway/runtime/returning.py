@@ -55,6 +55,7 @@ class Returning:
         self._expected: dict[str, Member] = {}
         self._astray: dict[str, set[int]] = {}
         self._turned_away: Counter[str] = Counter()
+        self._empty_handed: set[str] = set()
         self.due_s: float | None = None
 
     def close(self) -> None:
@@ -102,18 +103,28 @@ class Returning:
             return
         astray = member.jobs.difference(holds)
         if astray == member.jobs:
-            self._lose(member, False)
+            # It asks again for what it never got. Until then it has its place: a round that ended
+            # now would end without it.
+            self._empty_handed.add(member.name)
         elif astray:
             self._astray[member.name] = astray
 
-    def asked(self, member: Member) -> None:
-        """A worker has asked: one to whom jobs are out that it never had is turned away for them.
+    def asked(self, member: Member) -> bool:
+        """A worker asks: whether that is seen to, because of jobs that it never had.
 
         Args:
             member: It.
         """
         if member.name in self._astray:
+            # They are in its way until it has handed in what it has.
             self._turned_away[member.name] += 1
+            self._members.asked(member)
+            return True
+        if member.name not in self._empty_handed:
+            return False
+        self._members.asked(member)
+        self._renew(member)
+        return True
 
     def pushed(self, member: Member, *, again: bool) -> None:
         """A worker has handed in a job: if only those are left that it never had, they are over.
@@ -122,6 +133,10 @@ class Returning:
             member: It.
             again: Whether it asks for another.
         """
+        if again and member.name in self._empty_handed:
+            # It said again what the server has, and asks with that.
+            self._renew(member)
+            return
         astray = self._astray.get(member.name)
         if astray is not None and member.jobs <= astray:
             del self._astray[member.name]
@@ -139,6 +154,12 @@ class Returning:
         """
         self._astray.pop(member.name, None)
         self._turned_away.pop(member.name, None)
+        self._empty_handed.discard(member.name)
+
+    def _renew(self, member: Member) -> None:
+        """Give it another job in the place of those that it never had."""
+        self._empty_handed.discard(member.name)
+        self._lose(member, True)
 
     def expire(self, now: float) -> None:
         """Lose those who have not come back in time.

@@ -42,7 +42,7 @@ def test_who_was_turned_away_for_a_job_that_it_never_had_gets_another(again):
     ada = server.expects(1, 2)
     server.returning.joined(ada, [1])
     # It has one job, and asks for the next, which is on its way as far as the server knows.
-    server.returning.asked(ada)
+    assert server.returning.asked(ada)
     assert (server.lost, server.woken) == ([], [])
     ada.jobs.discard(1)
     server.returning.pushed(ada, again=again)
@@ -55,7 +55,7 @@ def test_who_has_all_its_jobs_is_given_no_other():
     server = Server()
     ada = server.expects(1, 2)
     server.returning.joined(ada, [1, 2])
-    server.returning.asked(ada)
+    assert not server.returning.asked(ada)
     ada.jobs.discard(1)
     server.returning.pushed(ada, again=True)
     assert (server.lost, server.woken) == ([], [])
@@ -70,3 +70,25 @@ def test_who_has_left_is_owed_nothing():
     ada.jobs.discard(1)
     server.returning.pushed(ada, again=True)
     assert (server.lost, server.woken) == ([], [])
+
+
+def test_who_has_none_of_its_jobs_keeps_its_place_until_it_asks():
+    server = Server()
+    ada = server.expects(1, 2)
+    server.returning.joined(ada, [])
+    # What it says again of before is no question.
+    server.returning.pushed(ada, again=False)
+    assert (server.lost, ada.jobs) == ([], {1, 2})
+    assert server.returning.asked(ada)
+    assert server.lost == [True]
+    assert not server.returning.asked(ada)
+
+
+def test_who_asks_with_what_it_says_again_is_not_left_waiting():
+    server = Server()
+    ada = server.expects(1)
+    server.returning.joined(ada, [])
+    server.returning.pushed(ada, again=True)
+    server.returning.pushed(ada, again=True)
+    assert server.lost == [True]
+    assert not server.returning.asked(ada)
