@@ -39,6 +39,19 @@ def hand_in(exchange, work=None, *, again=False):
     assert exchange.settle(PATIENCE_S)
 
 
+def slow_and_quick(rig):
+    """A rig whose workers may not be a job ahead of each other: one has a job, the other has asked."""
+    algorithm = apply_policies(
+        headway.algorithms.async_sgd(learning_rate=1.0), "ssp", max_staleness=0
+    )
+    rig = rig(algorithm)
+    slow, quick = rig.joined("slow"), rig.joined("quick")
+    slow.ask()
+    work = job(slow)
+    quick.ask()
+    return rig, slow, work, quick
+
+
 # --- what a worker is told
 
 
@@ -55,14 +68,7 @@ def test_the_limit_of_jobs_in_flight(rig):
 
 
 def test_the_bound_of_stale_synchronous_training(rig):
-    algorithm = apply_policies(
-        headway.algorithms.async_sgd(learning_rate=1.0), "ssp", max_staleness=0
-    )
-    rig = rig(algorithm)
-    slow, quick = rig.joined("slow"), rig.joined("quick")
-    slow.ask()
-    work = job(slow)
-    quick.ask()
+    rig, slow, work, quick = slow_and_quick(rig)
     hand_in(quick)
     quick.ask()
     hears(quick, "ahead of the slowest worker (bound 0)")
@@ -71,14 +77,7 @@ def test_the_bound_of_stale_synchronous_training(rig):
 
 
 def test_who_hands_in_and_asks_in_one_trip(rig):
-    algorithm = apply_policies(
-        headway.algorithms.async_sgd(learning_rate=1.0), "ssp", max_staleness=0
-    )
-    rig = rig(algorithm)
-    slow, quick = rig.joined("slow"), rig.joined("quick")
-    slow.ask()
-    work = job(slow)
-    quick.ask()
+    rig, slow, work, quick = slow_and_quick(rig)
     hand_in(quick, again=True)
     why = "ahead of the slowest worker (bound 0)"
     hears(quick, why)

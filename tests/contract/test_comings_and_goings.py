@@ -108,6 +108,9 @@ def test_one_that_comes_back_is_one_line_of_a_log_at_a_time(tmp_path):
             visit(server, "ada")
         assert sizes(server)["known"] == 1
     assert newest_bytes(tmp_path) < 1.5 * few
+    # All that was logged is more than twice that.
+    log = sum(file.stat().st_size for file in (tmp_path / "log").iterdir())
+    assert log < 4 * FEW * 250
 
 
 def test_of_new_names_little_is_left(monkeypatch):

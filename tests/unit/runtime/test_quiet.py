@@ -61,19 +61,19 @@ server.stop(0.0).wait()
 """
 
 
+def run(program, name, value):
+    """A program of its own, with this in its environment; ``None``: without it."""
+    environment = {other: text for other, text in os.environ.items() if other != name}
+    if value is not None:
+        environment[name] = value
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [None, "INFO"])
 def test_a_connection_that_is_closed_is_told_to_those_alone_who_want_to_know(wanted):
-    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
-    if wanted is not None:
-        environment["GRPC_VERBOSITY"] = wanted
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=environment,
-    )
+    done = run(PROGRAM, "GRPC_VERBOSITY", wanted)
     assert (done.returncode, done.stdout.strip()) == (0, str(wanted)), done.stderr
     assert ("Got goaway" in done.stderr) == (wanted == "INFO")
     assert wanted is not None or done.stderr == ""
@@ -83,16 +83,7 @@ def test_a_connection_that_is_closed_is_told_to_those_alone_who_want_to_know(wan
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no list of threads here")
 @pytest.mark.parametrize("wanted", [None, ""])
 def test_who_waits_for_the_network_is_who_waits_for_the_message(wanted):
-    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
-    if wanted is not None:
-        environment["GRPC_EXPERIMENTS"] = wanted
-    done = subprocess.run(
-        [sys.executable, "-c", WAITERS],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=environment,
-    )
+    done = run(WAITERS, "GRPC_EXPERIMENTS", wanted)
     others = "asleep" if wanted is None else "woken"
     assert (done.stdout, done.stderr) == (f"{others} {wanted}\n", "")
 
