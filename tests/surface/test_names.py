@@ -69,6 +69,25 @@ def test_dir_lists_the_public_names():
     assert set(PUBLIC) <= set(dir(headway))
 
 
+MODULES = [name for name, home in headway._HOME.items() if ":" not in home]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_module_is_imported_by_its_public_name_too(is_first):
+    """Whichever is written first: it is one module, with one set of factories."""
+    program = ["import importlib, headway"]
+    for name in MODULES:
+        ways = [f"import headway.{name} as imported", f"from headway import {name} as found"]
+        program += ways if is_first else reversed(ways)
+        program += [
+            f"home = importlib.import_module({headway._HOME[name]!r})",
+            f"assert imported is found is home is headway.{name}, {name!r}",
+        ]
+    run = [sys.executable, "-W", "error", "-c", "\n".join(program)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_name_is_an_ordinary_attribute_error_with_the_nearest_name():
     with pytest.raises(AttributeError, match=r"'simulat'\. Did you mean: 'simulate'\?") as caught:
         _ = headway.simulat
