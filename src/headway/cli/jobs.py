@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 
@@ -18,7 +18,7 @@ from headway.config import Resolved
 from headway.config.model import Runtime
 from headway.config.problems import relocated
 from headway.core import Algorithm, Scheduler
-from headway.core.errors import ConfigurationError, RunFolderError
+from headway.core.errors import ConfigurationError
 from headway.data import Federated
 from headway.observe import Comparison, Observer, Result, RunFolder
 from headway.observe.folder import CHECKPOINTS
@@ -31,6 +31,9 @@ from headway.training.going_on import free_part
 from headway.training.run import run as run_for_real
 
 __all__ = ["Job", "gather", "open_comparison", "plan", "plans"]
+
+_REPLACE: Final = "choose another folder, or pass --overwrite to replace the run in it"
+_GO_ON: Final = "choose another folder, or pass --resume to go on with the run in it, or --overwrite to replace it"
 
 
 @final
@@ -83,7 +86,8 @@ class Job:
         overwrite = begins_anew(folder, self.tree) if resume else overwrite
         if self.options.get("checkpoint_dir") is not None and not overwrite:
             folder = free_part(folder)
-        with _create(folder, self.tree, overwrite=overwrite) as run_folder:
+        advice = _REPLACE if self.train is not simulate else _GO_ON
+        with RunFolder.create(folder, self.tree, overwrite=overwrite, advice=advice) as run_folder:
             return self._train(run_folder, observers)
 
     def _train(
@@ -154,7 +158,7 @@ def open_comparison(folder: Path, resolved: Resolved, *, overwrite: bool) -> Non
     Raises:
         RunFolderError: It cannot be written, or is not empty.
     """
-    _create(folder, resolved.tree, overwrite=overwrite).close()
+    RunFolder.create(folder, resolved.tree, overwrite=overwrite, advice=_REPLACE).close()
     for name in ("events.jsonl", "metrics.jsonl"):
         # Those lie in the folders of the runs.
         (folder / name).unlink(missing_ok=True)
@@ -176,15 +180,6 @@ def gather(results: Sequence[Result], resolved: Resolved, folder: Path) -> Compa
     )
     comparison.save(folder)
     return comparison
-
-
-def _create(folder: Path, tree: Mapping[str, Any], *, overwrite: bool) -> RunFolder:
-    try:
-        return RunFolder.create(folder, tree, overwrite=overwrite)
-    except RunFolderError as error:
-        if "overwrite" in (error.help or ""):
-            error.help = "choose another folder, or pass --overwrite to replace the run in it"
-        raise
 
 
 def _check_targets(resolved: Resolved, job: Job) -> None:

@@ -90,7 +90,12 @@ class RunFolder(Closing):
 
     @classmethod
     def create(
-        cls, path: str | Path, config: Mapping[str, Any] | None = None, *, overwrite: bool = False
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+        advice: str | None = None,
     ) -> RunFolder:
         """Make the folder of a new run, and find out at once whether it can be written.
 
@@ -99,6 +104,8 @@ class RunFolder(Closing):
             config: What is run, a plain tree with every default filled in.
             overwrite: Whether the files of an older run in this folder are removed. Other files
                 in it are left alone.
+            advice: What the error says can be done about a folder that is not empty, where that is
+                more, or something else, than this method offers.
 
         Raises:
             ArgumentTypeError: The config holds something that TOML cannot.
@@ -112,8 +119,8 @@ class RunFolder(Closing):
                     "the run folder is not empty",
                     where=str(folder.path),
                     expected="a folder that is new or empty",
-                    help="choose another folder, pass resume=True to go on with a simulation in it, or "
-                    "RunFolder.create(..., overwrite=True) to replace the run in it",
+                    help=advice
+                    or "choose another folder, or pass overwrite=True to replace the run in it",
                 )
             folder.path.mkdir(parents=True, exist_ok=True)
             # A permission that looks right is not yet one that is; a byte on the disk is.

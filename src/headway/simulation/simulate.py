@@ -155,7 +155,11 @@ def _open(
     if saved is not None:
         return RunFolder.reopen(folder, saved.mark)
     overwrite = resume and begins_anew(Path(folder), describe(settings))
-    return RunFolder.create(folder, describe(settings), overwrite=overwrite)
+    advice = (
+        "choose another folder, or pass resume=True to go on with the run in it, or "
+        "folder=headway.observe.RunFolder.create(..., overwrite=True) to replace it"
+    )
+    return RunFolder.create(folder, describe(settings), overwrite=overwrite, advice=advice)
 
 
 class _Recorder:

@@ -32,6 +32,10 @@ _TAKE_EVERY_S: Final = 1.0
 _POINT_EVERY: Final = 100
 _POINTS: Final = 10_000
 _METRIC: Final = "train_loss"
+_ADVICE: Final = (
+    "choose another folder; a server goes on from its checkpoint_dir (headway server "
+    "--checkpoint-dir), not from this folder: with one it leaves this as it is, and writes <folder>-2"
+)
 
 
 @final
@@ -84,7 +88,7 @@ class Ledger:
         self._about = _about(hub.server.algorithm, task, seed, concurrency)
         self._record: Record | None = None
         if folder is not None:
-            made = RunFolder.create(folder, config or _config(self._about))
+            made = RunFolder.create(folder, config or _config(self._about), advice=_ADVICE)
             made.write_about(self._about)
             if keeps_payloads:
                 begins, about = hub.server, {"mode": "server", **beginning_of(hub.server)}

@@ -150,7 +150,13 @@ def run(
     saved = None if checkpoint_dir is None else Saved(Path(checkpoint_dir), checkpoint_frequency)
     if folder is not None and not isinstance(folder, RunFolder):
         folder = Path(folder) if saved is None else free_part(Path(folder))
-        folder = RunFolder.create(folder, _described(settings, runtime, consistency))
+        advice = (
+            "choose another folder, or pass folder=headway.observe.RunFolder.create(..., "
+            "overwrite=True) to replace the run in it; one that has a checkpoint_dir goes on from "
+            "there, and writes <folder>-2"
+        )
+        about = _described(settings, runtime, consistency)
+        folder = RunFolder.create(folder, about, advice=advice)
     # From before the first process: who is told to end while workers start, ends in order too.
     with interruptible() as ctrl_c, ending() as wanted:
         try:

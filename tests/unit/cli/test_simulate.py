@@ -76,6 +76,7 @@ def test_a_used_folder_is_not_written_unless_told_so(headway, here):
     done = headway("simulate", "quick.toml", "--out", "run")
     assert done.code == 1
     assert "--overwrite" in done.err
+    assert "--resume" in done.err
     done = headway("simulate", "quick.toml", "--out", "run", "--overwrite", "--set", "seed=9")
     assert done.code == 0
     assert Result.load(here / "run").seed == 9

@@ -207,6 +207,7 @@ def test_a_folder_in_use_is_refused_unless_told(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="not empty") as caught:
         RunFolder.create(tmp_path / "run", {"seed": 1})
     assert "overwrite=True" in str(caught.value)
+    assert "resume" not in str(caught.value)
     assert first.config() == CONFIG
     RunFolder.create(tmp_path / "run", {"seed": 1}, overwrite=True).close()
     second = RunFolder.open(tmp_path / "run")

@@ -28,6 +28,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: An
     assert task.trained == []
 
 
+def test_the_error_of_a_folder_in_use_says_how_a_simulation_goes_on(tmp_path: Any) -> None:
+    simulate(folder=tmp_path / "run")
+    with pytest.raises(RunFolderError, match="not empty") as caught:
+        simulate(folder=tmp_path / "run")
+    assert "resume=True" in str(caught.value)
+    made = RunFolder.create(tmp_path / "run", overwrite=True)
+    assert simulate(folder=made).folder == tmp_path / "run"
+
+
 def test_a_folder_holds_all_of_the_run(tmp_path: Any) -> None:
     result = simulate(perceptron_task(), folder=tmp_path / "run", evaluate_every=7)
     opened = RunFolder.open(tmp_path / "run")

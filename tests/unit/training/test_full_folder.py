@@ -162,5 +162,9 @@ def test_a_server_that_goes_on_leaves_its_earlier_folder_as_it_is(tmp_path):
 def test_a_server_without_checkpoints_refuses_a_folder_that_is_in_use(tmp_path):
     with kit.server(kit.line(), folder=tmp_path / "run"):
         pass
-    with pytest.raises(RunFolderError, match="not empty"):
+    with pytest.raises(RunFolderError, match="not empty") as caught:
         kit.server(kit.line(), folder=tmp_path / "run").start()
+    # A server has no resume=, and takes no folder that was made for it.
+    assert "checkpoint_dir" in caught.value.help
+    assert "resume" not in caught.value.help
+    assert "overwrite" not in caught.value.help

@@ -166,8 +166,11 @@ def test_a_task_that_cannot_be_sent_is_refused_and_nothing_is_left(tmp_path: Pat
 def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "events.jsonl").write_text("")
-    with pytest.raises(RunFolderError):
+    with pytest.raises(RunFolderError, match="not empty") as caught:
         run(folder=tmp_path)
+    # It is a simulation that has a resume=.
+    assert "checkpoint_dir" in str(caught.value)
+    assert "resume" not in str(caught.value)
 
 
 # What happens in a run.
