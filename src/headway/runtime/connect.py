@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from math import isfinite
 from queue import Empty, SimpleQueue
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from google.protobuf.message import DecodeError
 
@@ -38,6 +38,9 @@ from headway.runtime.rooms import Room, Sizes
 from headway.runtime.security import WorkerTLS, check_worker, metadata
 from headway.runtime.sharing import WorkerShare
 from headway.runtime.vectors import WorkerVectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["NetworkLink", "fetch_status"]
 
@@ -211,6 +214,10 @@ class NetworkLink:
                 rooms.give(room)
         self._rooms = rooms
         return self._shares
+
+    def room(self) -> Tensor | None:
+        """Where the vector of a push will lie; ``None``: in messages."""
+        return None if self._share is None else self._share.vector
 
     def close(self) -> None:
         """End the connection. What was sent still goes out. May be called twice."""

@@ -11,67 +11,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, final
+from typing import Final, final
 
 from torch import Tensor
 
 from headway import __version__
-from headway.core import Buffers, ParameterLayout, Receipt, WorkOrder
+from headway.core import Buffers, ParameterLayout, Receipt
 from headway.core.errors import ExchangeError, ProtocolError, ServerLostError
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
 from headway.runtime.letters import REJECTED
 from headway.runtime.narrow import Narrow
-from headway.runtime.parcel import Delivery, Parcel, WorkerLink
+from headway.runtime.parcel import Parcel, WorkerLink
 from headway.runtime.pending import Pending
 from headway.runtime.verdicts import end_of, receipt_of, refusal_of
+from headway.runtime.work import Invitation, Work, work_of
 
 __all__ = ["Exchange", "Invitation", "Work"]
 
 _JOIN_S: Final = 30.0
 _NOTHING: Final[Mapping[str, float]] = {}
 _NO_REASON: Final = "the server has not said why"
-
-
-class Work(NamedTuple):
-    """A job, as a worker gets it.
-
-    Attributes:
-        job: Its id.
-        version: Of the model that it starts from.
-        parameters: The model or a fragment of it, flat; ``None``: go on from your own. Read only,
-            and valid until the job is handed in.
-        buffers: The server's buffers; likewise.
-        order: How much to do.
-        seed: Of the job's random stream.
-        client: Whose work it is, for a worker that works for several; else its own index.
-    """
-
-    job: int
-    version: int
-    parameters: Tensor | None
-    buffers: Buffers | None
-    order: WorkOrder
-    seed: int
-    client: int
-
-
-class Invitation(NamedTuple):
-    """What the server says at the door.
-
-    Attributes:
-        worker: What this worker is called.
-        layout: Of the server's model.
-        model: What the model is made of; ``None``: that cannot be said.
-        instructions: What to send, and how to come to it.
-        shared: Whether vectors travel through memory that both share.
-    """
-
-    worker: str
-    layout: ParameterLayout
-    model: dict[str, Any] | None
-    instructions: dict[str, Any]
-    shared: bool
 
 
 @dataclass(slots=True)
@@ -341,6 +301,21 @@ class Exchange:
             self._hear(left_s)
         return not self.is_cancelled(work)
 
+    def room(self) -> Tensor | None:
+        """Where the next payload may be written: one that lies there is not copied by :meth:`push`.
+
+        Waits, as :meth:`push` does, until the update before has its receipt: it lies there.
+
+        Returns:
+            Flat, as long as the model; its values do not matter. ``None``: there is no such place.
+
+        Raises:
+            ServerLostError: The server has gone.
+        """
+        if self._narrow is not None or (room := self._link.room()) is None:
+            return None
+        return room if self.settle() and not self._outstanding else None
+
     def push(
         self,
         work: Work,
@@ -451,10 +426,10 @@ class Exchange:
         header = delivery.header
         kind = header.WhichOneof("kind")
         if kind == "job" and header.job.look:
-            self._told.looks.append(_work(delivery))
+            self._told.looks.append(work_of(delivery))
         elif kind == "job":
             self._told.waiting = ""
-            self._jobs.append(_work(delivery))
+            self._jobs.append(work_of(delivery))
         elif kind == "receipt":
             self._outstanding.done(header.receipt.job)
             if self._narrow is not None:
@@ -476,18 +451,3 @@ class Exchange:
         else:
             raise ProtocolError("the server may not say this now", got=str(kind))
         return True
-
-
-def _work(delivery: Delivery) -> Work:
-    job = delivery.header.job
-    order = job.order
-    given = {name: getattr(order, name) for name in WorkOrder._fields if order.HasField(name)}
-    return Work(
-        job=job.id,
-        version=job.version,
-        parameters=delivery.vector,
-        buffers=delivery.buffers,
-        order=WorkOrder(**given),
-        seed=job.seed,
-        client=job.client,
-    )

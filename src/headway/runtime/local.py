@@ -298,6 +298,10 @@ class LocalLink:
             self._ticker = Ticker(self._beat, welcome.heartbeat_s, "headway-heart")
         return True
 
+    def room(self) -> Tensor | None:
+        """Where the vector of a push will lie; ``None``: the server has not said it yet."""
+        return None if self._share is None else self._share.vector
+
     def close(self) -> None:
         """End the connection."""
         if self._ticker is not None:

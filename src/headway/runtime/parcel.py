@@ -125,6 +125,14 @@ class WorkerLink(Protocol):
         """
         ...
 
+    def room(self) -> Tensor | None:
+        """Where the vector of a push will lie: one that lies there already is not copied.
+
+        Returns:
+            Flat, as long as the model; ``None``: it goes elsewhere, or :meth:`attach` was not called.
+        """
+        ...
+
     def close(self) -> None:
         """End the connection. May be called twice."""
         ...

@@ -145,6 +145,11 @@ class WorkerShare:
         self._index = place.segment
         self._room = self._mapping.open(place.segment, place.path, place.num_bytes, writable=True)
 
+    @property
+    def vector(self) -> Tensor:
+        """Where the vector of a push lies."""
+        return self._room.vector
+
     def put(self, vectors: Vectors, vector: Tensor, buffers: Buffers | None) -> None:
         """Copy a vector to where the server reads it.
 

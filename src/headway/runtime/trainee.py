@@ -180,6 +180,9 @@ class Trainee:
             buffers = _moved(buffers, self._device)
         is_cancelled = partial(self._exchange.is_cancelled, work)
         given = Assignment(work.client, parameters, buffers, order, work.seed, is_cancelled)
+        if self._replicas is None:
+            # One that keeps a model of its own keeps what it has trained, too.
+            given = given._replace(room=self._exchange.room)
         try:
             return self._on_cpu(self._trainer.train(given))
         except Cancelled:

@@ -36,7 +36,7 @@ from headway.task.streams import Purpose, job_bits, stream_key
 
 __all__ = ["Engine", "Settings", "server_for"]
 
-_WANTED: Final = Assignment._field_defaults["is_cancelled"]
+_UNASKED: Final = tuple(Assignment._field_defaults[name] for name in ("is_cancelled", "room"))
 _REPORT_EVERY_S: Final = 0.2
 """Real seconds between two reports."""
 
@@ -379,7 +379,7 @@ class Engine:
             parameters = self._replicas.receive(client, ticket)
         assert parameters is not None, "only a view can send nothing"
         seed = job_bits(self._training_key, client, number) >> 1
-        fields: Any = (client, parameters, ticket.buffers, ticket.work, seed, _WANTED)
+        fields: Any = (client, parameters, ticket.buffers, ticket.work, seed, *_UNASKED)
         if ticket.parameters is not None:
             tally.send(ticket.parameters, ticket.buffers)
         fate = DROPPED if self._can_drop and self._times.drops(client, number) else RETURNS

@@ -32,6 +32,10 @@ def _never() -> bool:
     return False
 
 
+def _anywhere() -> None:
+    return None
+
+
 class Assignment(NamedTuple):
     """One job, and all that its result may depend on.
 
@@ -44,6 +48,10 @@ class Assignment(NamedTuple):
         is_cancelled: To be asked between two steps of a long job: whether nobody wants it any
             more. A trainer that asks raises :class:`Cancelled` then; one that does not works in
             vain, and does nothing wrong. It does not wait, and changes no result.
+        room: Memory for the payload, flat ``[num_params]`` on the CPU: a payload that is written there is not
+            copied on its way to the server. To be asked when the payload is computed, because it may
+            wait; its values do not matter. ``None``: there is none. Whoever does not ask does
+            nothing wrong.
     """
 
     client: int
@@ -52,6 +60,7 @@ class Assignment(NamedTuple):
     work: WorkOrder = WorkOrder()
     seed: int = 0
     is_cancelled: Callable[[], bool] = _never
+    room: Callable[[], Tensor | None] = _anywhere
 
 
 class LocalResult(NamedTuple):

@@ -136,12 +136,18 @@ class Replica:
         """Add ``share`` times the gradients to the flat one."""
         torch._foreach_add_(self._gradient_views, gradients, alpha=share)
 
-    def joined(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """A new flat vector of the gradients, 0 where parameters are frozen."""
+    def joined(self, gradients: tuple[Tensor, ...], room: Tensor | None = None) -> Tensor:
+        """A flat vector of the gradients, 0 where parameters are frozen.
+
+        Args:
+            gradients: One for each of :attr:`trainable`.
+            room: Where to write it; ``None``: it is a new one.
+        """
         if self.frozen:
             self.gradient.zero_()
-            return self.store(gradients).clone()
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+            gradient = self.store(gradients)
+            return gradient.clone() if room is None else room.copy_(gradient)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients], out=room)
 
     def descend(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
         """Plain SGD, without the way through the flat gradient.

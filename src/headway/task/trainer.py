@@ -80,6 +80,7 @@ class _Job(NamedTuple):
     proximal: float
     generator: torch.Generator | None
     is_cancelled: Callable[[], bool]
+    room: Callable[[], Tensor | None]
 
 
 class _Progress(NamedTuple):
@@ -233,6 +234,7 @@ class Trainer:
                 self._generator.manual_seed(assignment.seed) if self._local.shuffle else None
             ),
             is_cancelled=assignment.is_cancelled,
+            room=assignment.room,
         )
 
     def _forward(self, inputs: Tensor) -> tuple[Callable[[Tensor], Any], Tensor]:
@@ -260,8 +262,8 @@ class Trainer:
         replica = self._replica
         counted = self._run(job, self._batches(job), self._step_for(job))
         if self._payload == "weights":
-            return _Progress(replica.parameters.clone(), *counted)
-        return _Progress(torch.sub(replica.parameters, job.base), *counted)
+            return _Progress(self._kept(replica.parameters, job), *counted)
+        return _Progress(torch.sub(replica.parameters, job.base, out=self._room(job)), *counted)
 
     def _gradient_at_base(self, job: _Job) -> _Progress:
         replica, chosen = self._replica, list(self._batches(job))
@@ -271,17 +273,31 @@ class Trainer:
         def add(gradients: tuple[Tensor, ...], count: int) -> None:
             nonlocal single
             if len(chosen) == 1:
-                single = replica.joined(gradients)
+                single = replica.joined(gradients, self._room(job))
             else:
                 replica.accumulate(gradients, count / planned)
 
         if len(chosen) != 1:
             replica.gradient.zero_()
         counted = self._run(job, chosen, add)
-        gradient = replica.gradient.clone() if single is None else single
+        gradient = self._kept(replica.gradient, job) if single is None else single
         with torch.no_grad():
             self._finish(gradient, replica.parameters, job)
         return _Progress(gradient, *counted)
+
+    def _room(self, job: _Job) -> Tensor | None:
+        """Where the payload may be written; ``None``: nowhere in particular."""
+        if self._chain or self._device.type != "cpu":
+            # A client transform may keep what it is given.
+            return None
+        room, own = job.room(), self._replica.parameters
+        fits = room is not None and (room.dtype, room.shape) == (own.dtype, own.shape)
+        return room if fits else None
+
+    def _kept(self, vector: Tensor, job: _Job) -> Tensor:
+        """A copy of a vector that the next job overwrites."""
+        room = self._room(job)
+        return vector.clone() if room is None else room.copy_(vector)
 
     def _run(self, job: _Job, chosen: Iterable[Tensor], use: _Use) -> tuple[float, int, int]:
         """Hand each batch's gradients to ``use``; count mean loss, examples and steps."""

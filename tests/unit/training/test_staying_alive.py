@@ -271,6 +271,9 @@ class Silent:
     def attach(self, welcome, layout):
         return False
 
+    def room(self):
+        return None
+
     def close(self):
         pass
 
