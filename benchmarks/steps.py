@@ -3,7 +3,8 @@
 MLP 784-200-10, batches of 32, plain SGD, one worker. Claim: a worker that hands in every gradient and
 starts each step from the server's model keeps most of the speed of plain local training. Asked:
 ``Processes(1)`` at least 0.6 of it, aim 0.9 with ``prefetch=True``. Candidates take turns in one run,
-one thread of torch in each process; start-up is not counted:
+one thread of torch in each process; start-up is not counted. Peers run during their own turns only,
+after one that is not counted: Ray's daemons take a part of a core, also when they have nothing to do:
 
 - ``plain loop``: a module, ``torch.optim.SGD``, shuffled indices; one process, nothing exchanged.
 - ``Processes(1)``: ``headway.run`` with ``async_sgd``.
@@ -139,11 +140,36 @@ def connected(*, shared: bool, prefetch: bool = False) -> Iterator[Rate]:
 class Peer(Candidate):
     """A peer's script, which counts its own steps and seconds."""
 
-    def rate(self, steps: int) -> float:
+    def turn_of(self, steps: int) -> float:
+        """Steps per second."""
         self._tell("go")
         heard = self._hear()
         assert heard["steps"] == steps, heard
         return float(heard["steps"] / heard["seconds"])
+
+
+def peer(name: str, command: list[str], folder: Path, told: dict[str, dict[str, Any]]) -> Rate:
+    """Steps per second of a peer, whose processes live for its own turns only.
+
+    Args:
+        name: What it is called.
+        command: Starts its script.
+        folder: Where it may keep what it needs.
+        told: Gets what it says of itself.
+    """
+
+    def rate(steps: int) -> float:
+        running = Peer(name, "", command, folder)
+        try:
+            running.turn_of(steps)
+            found = running.turn_of(steps)
+            running.end()
+        finally:
+            running.close()
+        told[name] = {"version": running.version, "loss": round(running.loss, 3)}
+        return found
+
+    return rate
 
 
 def peers(steps: int, folder: Path) -> dict[str, list[str] | None]:
@@ -168,22 +194,13 @@ def measure(steps: int, repeats: int, folder: Path) -> list[dict[str, Any]]:
             "AsyncWorker, inline": stack.enter_context(connected(shared=False)),
         }
         told: dict[str, dict[str, Any]] = {}
-        alive: dict[str, Peer] = {}
         for name, command in peers(steps, folder).items():
-            rates[name] = None
-            if command is not None:
-                peer = alive[name] = Peer(name, "", command, folder)
-                stack.callback(peer.close)
-                rates[name] = peer.rate
-                told[name] = {"version": peer.version}
+            rates[name] = None if command is None else peer(name, command, folder, told)
         runs = []
         for repeat in range(repeats + 1):
             run = {name: rate(steps) for name, rate in rates.items() if rate is not None}
             if repeat:
                 runs.append(run)
-        for name, peer in alive.items():
-            peer.end()
-            told[name]["loss"] = round(peer.loss, 3)
     return [row(name, runs, told.get(name, {})) for name in rates]
 
 
