@@ -69,7 +69,8 @@ class Row(NamedTuple):
             reached the target.
         ratio: ``spread.mean`` against that of the synchronous baseline; ``None`` unless every run
             of both reached the target: a mean over the seeds that were lucky is no match for one
-            over all of them.
+            over all of them. ``None`` of times, too, if some of these runs were simulated and
+            others had real workers.
     """
 
     label: str
@@ -148,6 +149,8 @@ class Comparison:
         for label, results in self.groups.items():
             spread, whole = spreads[label], self._complete(spreads, label)
             ratio = whole.mean / base.mean if whole and base and base.mean else None
+            if axis.endswith("_s") and self._have_two_clocks(label, self.baseline):
+                ratio = None
             reached = len(self._taken(results, axis))
             sync = results[0].synchronous
             rows.append(Row(label, sync, len(results), reached, spread, ratio))
@@ -208,6 +211,7 @@ class Comparison:
             [text.shorten(title, NARROW), ""],
             self._main_lines(),
             self._drawn_lines(),
+            self._clock_lines(),
             self._ratio_lines(),
         ]
         return "\n".join(line for block in blocks for line in block)
@@ -239,10 +243,13 @@ class Comparison:
 
     def _time_name(self) -> str:
         """What the seconds are that the runs took."""
-        kinds = {result.is_real for result in self.results}
-        if len(kinds) > 1:
+        if self._have_two_clocks(*self.groups):
             return "time"
-        return "real time" if kinds.pop() else "virtual time"
+        return "real time" if self.results[0].is_real else "virtual time"
+
+    def _have_two_clocks(self, *labels: str | None) -> bool:
+        """Whether some of these runs were simulated, and others had real workers."""
+        return len({result.is_real for result in self.results if result.label in labels}) > 1
 
     def _main_lines(self) -> list[str]:
         metric = self._metric()
@@ -288,6 +295,17 @@ class Comparison:
             f"{text.shorten(label, 22)} (0 to {most})" for label, most in drawn.items()
         )
         line = f"simulated staleness, one job at a time: {told}"
+        return ["", *textwrap.wrap(line, NARROW, subsequent_indent="  ")]
+
+    def _clock_lines(self) -> list[str]:
+        """Whose times are virtual, where they stand beside others."""
+        if not self._have_two_clocks(*self.groups):
+            return []
+        told = dict.fromkeys(
+            f"{text.shorten(result.label, 22)} ({'real' if result.is_real else 'virtual'})"
+            for result in self.results
+        )
+        line = f"times are of two kinds, and not compared: {', '.join(told)}"
         return ["", *textwrap.wrap(line, NARROW, subsequent_indent="  ")]
 
     def _ratio_lines(self) -> list[str]:

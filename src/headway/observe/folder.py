@@ -207,7 +207,7 @@ class RunFolder(Closing):
 
         Args:
             about: The fields of :class:`~headway.observe.Result` from ``label`` to
-                ``num_clients``, plain values.
+                ``num_clients``, plain values; and the ``execution``'s mode, where workers are real.
 
         Raises:
             RunFolderError: It cannot be written.

@@ -363,8 +363,9 @@ class Result:
         if not about or about["mode"] == "server":
             return []
         if about["mode"] == "workers":
-            shares = ", ".join(f"{name} {count:,}" for name, count in about["updates"].items())
-            return [("updates from", shares)]
+            # A run that was killed left none.
+            shares = ", ".join(f"{name} {n:,}" for name, n in about.get("updates", {}).items())
+            return [("updates from", shares)] if shares else []
         told = f"one by one: {about['reason']}"
         if about["mode"] == "groups":
             told = f"in groups of up to {about['group_size']}"

@@ -41,7 +41,7 @@ def rebuild(about: Mapping[str, Any], history: Sequence[Point], events: Sequence
     reason = "unfinished: the log ends here"
     if noted is not None:
         reason = f"failed: {noted.data.get('error')}: {noted.data.get('message')}"
-    return Result(
+    result = Result(
         **about,
         history=list(history),
         staleness=dict(sorted(count.staleness.items())),
@@ -64,6 +64,11 @@ def rebuild(about: Mapping[str, Any], history: Sequence[Point], events: Sequence
         log_hash=log_hash(events) if events else "",
         weights_hash="",
     )
+    if result.is_real:
+        # Its events have real times too, on a clock that may have begun in an earlier process.
+        since = last.virtual_time_s if history else events[0].time if events else 0.0
+        result.wall_time_s += max(0.0, count.time_s - since)
+    return result
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ _TAKE_EVERY_S: Final = 1.0
 _POINT_EVERY: Final = 100
 _POINTS: Final = 10_000
 _METRIC: Final = "train_loss"
+_EXECUTION: Final = {"mode": "server"}
 _ADVICE: Final = (
     "choose another folder; a server goes on from its checkpoint_dir (headway server "
     "--checkpoint-dir), not from this folder: with one it leaves this as it is, and writes <folder>-2"
@@ -89,7 +90,7 @@ class Ledger:
         self._record: Record | None = None
         if folder is not None:
             made = RunFolder.create(folder, config or _config(self._about), advice=_ADVICE)
-            made.write_about(self._about)
+            made.write_about({**self._about, "execution": _EXECUTION})
             if keeps_payloads:
                 begins, about = hub.server, {"mode": "server", **beginning_of(hub.server)}
                 made.append_initial(begins.parameters, begins.buffers, about=about)
@@ -197,7 +198,7 @@ class Ledger:
             virtual_time_s=now,
             wall_time_s=now - self._began_s,
             idle_share=tally.idle_share(now),
-            execution={"mode": "server"},
+            execution=dict(_EXECUTION),
             stop_reason=reason,
             warnings=[
                 *(warnings or ()),

@@ -84,10 +84,12 @@ class Live(Closing):
         is_unwanted: Callable[[], bool] = bool,
     ) -> None:
         self._settings = settings
-        self._about = {**about_run(settings, label), "population": runtime.describe()}
+        told = {"population": runtime.describe(), "execution": {"mode": "workers"}}
+        self._about = {**about_run(settings, label), **told}
         self._label = label
         self._journal = Journal(folder, observers, settings.record)
-        self._pinned = bool(settings.algorithm.client) or settings.algorithm.view is not None
+        keeps = bool(settings.algorithm.client) or settings.algorithm.view is not None
+        self._pinned = runtime.num_workers if keeps else 0
         self._segments = Segments()
 
         self._consistent = consistency == "snapshot"

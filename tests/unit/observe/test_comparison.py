@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core.errors import ConfigurationError, UnknownNameError
-from headway.observe import Comparison, Result, Spread
+from headway.observe import AXES, Comparison, Result, Spread
 from tests.unit.observe.kit import run
 
 
@@ -149,10 +149,20 @@ def test_seconds_of_real_runs_are_not_called_virtual() -> None:
     assert shown.endswith("fedbuff: 1x the updates, 0.275x the real time, 1x the bytes")
     assert "virtual" not in shown
     real.results[0].execution = {"mode": "groups", "group_size": 4, "processes": 1}
-    both = str(real)
-    assert "0.275x the time," in both
-    assert "virtual" not in both
-    assert "real" not in both
+
+
+def test_virtual_seconds_and_real_ones_are_not_compared() -> None:
+    mixed = race()
+    for result in mixed.results:
+        if result.label == "fedbuff":
+            result.execution = {"mode": "workers"}
+    assert {axis: mixed.table(axis)[1].ratio for axis in AXES if axis.endswith("_s")} == {
+        "virtual_time_s": None,
+        "wall_time_s": None,
+    }
+    shown = str(mixed)
+    assert "times are of two kinds, and not compared: fedavg (virtual), fedbuff (real)" in shown
+    assert shown.endswith("fedbuff: 1x the updates, 1x the bytes")
 
 
 @given(

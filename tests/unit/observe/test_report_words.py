@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.observe import Spread
+from headway.observe import Result, Spread
 from headway.observe.html.amounts import amount, mean_and_std, range_of
 from headway.observe.html.groups import Goal, group_runs
-from tests.unit.observe.report_kit import accuracies, heading, made, read
+from tests.unit.observe.report_kit import accuracies, heading, made, read, worked
 
 
 def race(*finish_s: tuple[str, float]) -> list[object]:
@@ -60,6 +60,66 @@ def test_seconds_of_real_runs_are_called_wall_time_and_shown_once() -> None:
     assert "irtual" not in page.text
     assert "axis-virtual_time_s" not in page.values("id", "input")
     assert "axis-wall_time_s" in page.values("id", "input")
+
+
+def real(label: str = "fedbuff", every_s: float = 0.01, **changes: object) -> Result:
+    """A run with real workers that reaches accuracy 0.85 at its second evaluation."""
+    history = [
+        p._replace(wall_time_s=p.virtual_time_s) for p in accuracies([0.1, 0.85], every_s=every_s)
+    ]
+    return made(label, history=history, execution={"mode": "workers"}, **changes)
+
+
+def test_real_and_simulated_runs_are_not_compared_by_time() -> None:
+    simulated = made("fedavg", history=accuracies([0.1, 0.3, 0.85], every_s=10.0))
+    page = read(simulated, real())
+    assert heading(page) == (
+        "fedbuff reached accuracy 0.8 in 2× fewer updates than fedavg (10 against 20, one seed, so "
+        "no spread). Times are not compared: those of simulated runs are virtual, those of real "
+        "workers are not."
+    )
+    assert "synchronous, simulated, 1 seed" in page.text
+    assert "asynchronous, real workers, 1 seed" in page.text
+    # The simulated run's seconds stand in the table of virtual time, and no others do.
+    assert page.text.count("Virtual time 20 s –") == 2
+    # No time is the best one: updates, bytes and examples are. What is seen first is against updates.
+    assert page.of_class("best") == 3
+    chosen = [had["id"] for tag, had in page.elements if tag == "input" and "checked" in had]
+    assert chosen == ["metric-0", "axis-updates"]
+
+
+def test_as_many_updates_of_real_and_simulated_runs() -> None:
+    page = read(made("fedavg", history=accuracies([0.1, 0.85])), real())
+    assert "in about as many updates as" in heading(page)
+
+
+def test_who_alone_reached_the_target_among_real_and_simulated_runs() -> None:
+    page = read(made("fedavg", history=accuracies([0.1, 0.3])), real())
+    assert heading(page) == (
+        "fedbuff reached accuracy 0.8 after 10 updates (one seed, so no spread). fedavg did not "
+        "reach it. Times are not compared: those of simulated runs are virtual, those of real "
+        "workers are not."
+    )
+
+
+def test_one_label_of_real_and_of_simulated_runs_is_two_groups() -> None:
+    groups = group_runs([made(), real(concurrency=7), made(seed=1)])
+    assert [group.label for group in groups] == [
+        "fedbuff (simulated)",
+        "fedbuff (real workers)",
+    ]
+
+
+def test_a_timeline_has_one_kind_of_seconds() -> None:
+    slow, fast = worked(2, 10, length_s=1.0), worked(2, 10, length_s=0.001)
+    page = read(made("fedavg", events=slow), real(events=fast))
+    headings = [said for tag, said in page.texts if tag == "h3"]
+    assert headings.index("Simulated, virtual seconds") < headings.index(
+        "Real workers, real seconds"
+    )
+    assert "20 jobs of 2 workers in 10 s" in " ".join(page.values("aria-label"))
+    assert "20 jobs of 2 workers in 0.01 s" in " ".join(page.values("aria-label"))
+    assert "virtual seconds" not in read(made("fedavg", events=slow)).text
 
 
 def test_the_verdict_says_who_did_not_reach_the_target() -> None:

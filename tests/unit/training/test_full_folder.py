@@ -159,6 +159,21 @@ def test_a_server_that_goes_on_leaves_its_earlier_folder_as_it_is(tmp_path):
     assert (first.versions, second.versions) == (2, 5)
 
 
+def test_a_server_that_was_killed_leaves_a_result_with_real_times(tmp_path):
+    with kit.server(kit.line(), folder=tmp_path / "run") as server:
+        _work(server, 3)
+        whole = server.stop()
+    (tmp_path / "run" / "result.json").unlink()
+    found = headway.Result.load(tmp_path / "run")
+    assert found.stop_reason.startswith("unfinished")
+    assert found.is_real
+    # The log knows no later time.
+    assert 0.0 < found.wall_time_s == found.virtual_time_s <= whole.wall_time_s
+    assert "virtual" not in str(found)
+    page = found.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "irtual time" not in page
+
+
 def test_a_server_without_checkpoints_refuses_a_folder_that_is_in_use(tmp_path):
     with kit.server(kit.line(), folder=tmp_path / "run"):
         pass

@@ -198,6 +198,10 @@ def test_a_run_leaves_what_a_simulation_leaves(tmp_path: Path) -> None:
     assert read.events == result.events
     assert (tmp_path / "r/report.html").is_file()
     assert not multiprocessing.active_children()
+    (tmp_path / "r/result.json").unlink()
+    killed = RunFolder.open(tmp_path / "r").result()
+    assert killed.is_real
+    assert "virtual time" not in str(killed)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def _drawn(run: Result) -> dict[str, str]:
 
 
 def _runs(group: Group) -> Html:
-    time = "Wall time" if all(run.is_real for run in group.runs) else "Virtual time"
+    time = "Wall time" if group.is_real else "Virtual time"
     head = ["Seed", "Stopped by", "Updates", "Rejected", time, "Hashes", "Folder"]
     rows = [
         element(
@@ -89,7 +89,7 @@ def _runs(group: Group) -> Html:
             element("td", "interrupted; " if run.interrupted else "", run.stop_reason),
             element("td", f"{run.updates:,}"),
             element("td", _rejected(run)),
-            element("td", amount("virtual_time_s", run.virtual_time_s)),
+            element("td", _time(run)),
             element("td", _hash("log", run.log_hash), _hash("weights", run.weights_hash)),
             element("td", run.folder.name if run.folder is not None else "–"),
         )
@@ -104,6 +104,10 @@ def _runs(group: Group) -> Html:
     left_out = len(group.runs) - _MAX_RUNS
     more = element("p", f"and {plural(left_out, 'more run')}") if left_out > 0 else None
     return element("div", table, more, class_="scroll", tabindex=0)
+
+
+def _time(run: Result) -> str:
+    return amount("wall_time_s", run.wall_time_s if run.is_real else run.virtual_time_s)
 
 
 def _hash(kind: str, digits: str) -> Html:

@@ -11,7 +11,7 @@ from headway.observe.comparison import Spread
 from headway.observe.points import Direction, metric_names
 from headway.observe.result import Result
 
-__all__ = ["Goal", "Group", "flatten", "group_runs", "metrics_of", "plural"]
+__all__ = ["Goal", "Group", "are_mixed", "flatten", "group_runs", "metrics_of", "plural"]
 
 _COLOURS = 8
 
@@ -63,6 +63,11 @@ class Group:
         return self.runs[0].synchronous
 
     @property
+    def is_real(self) -> bool:
+        """Whether real workers trained, so that times are not virtual."""
+        return self.runs[0].is_real
+
+    @property
     def css(self) -> str:
         """The class that gives the group its colour; beyond eight groups colours come again."""
         return f"s{self.index % _COLOURS}"
@@ -108,6 +113,16 @@ def group_runs(results: Sequence[Result]) -> list[Group]:
     ]
 
 
+def are_mixed(groups: Sequence[Group]) -> bool:
+    """Whether there are simulated runs and real ones: their seconds are of two kinds then.
+
+    Example:
+        >>> are_mixed([])
+        False
+    """
+    return len({group.is_real for group in groups}) > 1
+
+
 def metrics_of(results: Sequence[Result], goal: Goal | None) -> list[str]:
     """Names of all metrics of all runs: the goal's first, then an accuracy, then as they come."""
     names = metric_names(point for result in results for point in result.history)
@@ -148,6 +163,7 @@ def _differences(result: Result) -> dict[str, str]:
         "concurrency": str(result.concurrency),
         "synchronous": str(result.synchronous),
         "simulated staleness": str(result.simulated_staleness),
+        "workers": "real workers" if result.is_real else "simulated",
         **dict(flatten(result.settings)),
         **dict(flatten(result.population, "population.")),
     }
@@ -167,6 +183,9 @@ def _labels(firsts: Sequence[Result]) -> list[str]:
             for name, value in own.items()
             if any(twin.get(name) != value for twin in twins)
         ]
+        if 1 < len(twins) == len({twin["workers"] for twin in twins}):
+            # The rest follows from it, or is less than it: the details have all of it.
+            told = [own["workers"]]
         label = f"{result.label} ({', '.join(told)})" if told else result.label
         labels.append(label if label not in labels else f"{label} #{len(labels) + 1}")
     return labels

@@ -11,7 +11,7 @@ import numpy as np
 from headway.observe import text
 from headway.observe.html.amounts import amount
 from headway.observe.html.curves import Band, Curve, band_of, curve_of, thinned
-from headway.observe.html.groups import Goal, Group, metrics_of
+from headway.observe.html.groups import Goal, Group, are_mixed, metrics_of
 from headway.observe.html.markup import Html, css_class, element, join
 from headway.observe.html.plot import SIDE, area_path, figure, legend, mark, pct, plot, step_path
 from headway.observe.html.scale import AXIS_TITLES, Scale, axis_scale, value_scale
@@ -71,7 +71,8 @@ def progress(groups: Sequence[Group], goal: Goal | None) -> tuple[Html, Html]:
     shown = metrics[:_MAX_METRICS]
     lines = len(shown) * len(axes) * (len(runs) + 3 * len(groups))
     points = min(_MAX_POINTS, max(_MIN_POINTS, _ALL_POINTS // lines))
-    first = next(axis for axis in _FIRST_AXES if axis in axes)
+    mixed = are_mixed(groups)
+    first = next(axis for axis in (AXES if mixed else _FIRST_AXES) if axis in axes)
     views = [
         _View(number, metric, axis, _level(metric, goal), points)
         for number, metric in enumerate(shown)
@@ -119,6 +120,8 @@ def _rules(views: Sequence[_View]) -> Html:
 def _panel(groups: Sequence[Group], view: _View) -> Html:
     lines = []
     for group in groups:
+        if view.axis == "virtual_time_s" and group.is_real:
+            continue
         curves = [curve_of(run, view.axis, view.metric) for run in group.runs]
         lines.append(_Line(group, curves, band_of(curves, view.points)))
     drawn = [curve for line in lines for curve in line.curves if len(curve.x)]
@@ -267,6 +270,11 @@ def _explanation(groups: Sequence[Group], left_out: Sequence[str]) -> str:
         )
     if most > _MAX_THIN:
         said.append(f"Only the first {_MAX_THIN} seeds are drawn thin; the mean is over all.")
+    if are_mixed(groups):
+        said.append(
+            "Virtual time is that of the simulated runs, and real workers have none; the wall time of "
+            "a simulated run is how long it took to simulate it."
+        )
     if left_out:
         said.append(f"Measured too, but not drawn: {', '.join(left_out)}.")
     return " ".join(said)

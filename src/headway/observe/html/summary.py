@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from headway.observe import text
 from headway.observe.comparison import Spread
 from headway.observe.html.amounts import mean_and_std, range_of
-from headway.observe.html.groups import Goal, Group, metrics_of, plural
+from headway.observe.html.groups import Goal, Group, are_mixed, metrics_of, plural
 from headway.observe.html.markup import Html, css_class, element, join
 from headway.observe.html.plot import key
 from headway.observe.points import direction_of
@@ -20,6 +20,10 @@ __all__ = ["summary"]
 
 _MAX_METRICS: Final = 6
 _NONE: Final = "–"
+_TWO_CLOCKS: Final = (
+    " Times of simulated runs and of real workers are not compared: virtual time is that of the "
+    "simulated runs, and their wall time is how long it took to simulate them."
+)
 
 
 class _Cell(NamedTuple):
@@ -54,11 +58,12 @@ def summary(groups: Sequence[Group], goal: Goal | None) -> Html:
         ("At the end of the runs", list(_at_the_end(groups, metrics_of(runs, goal), goal)))
     )
     parts.append(("Staleness and waste", list(_waste(groups))))
+    mixed = are_mixed(groups)
     head = element(
         "tr",
         element("td"),
         [
-            element("th", key(group), " ", group.label, _kind(group), scope="col")
+            element("th", key(group), " ", group.label, _kind(group, mixed=mixed), scope="col")
             for group in groups
         ],
     )
@@ -76,14 +81,17 @@ def summary(groups: Sequence[Group], goal: Goal | None) -> Html:
         )
     )
     marked = "The best of a row is bold." if len(groups) > 1 else ""
+    marked += _TWO_CLOCKS if mixed else ""
     region = element(
         "div", table, class_="scroll", tabindex=0, role="region", aria_label="Summary of all runs"
     )
     return join(region, element("p", note, marked, class_="note") if note or marked else None)
 
 
-def _kind(group: Group) -> Html:
+def _kind(group: Group, *, mixed: bool) -> Html:
     kind = "synchronous" if group.synchronous else "asynchronous"
+    if mixed:
+        kind += ", real workers" if group.is_real else ", simulated"
     drawn = group.runs[0].simulated_staleness
     label = "" if drawn is None else f", simulated staleness 0 to {drawn}"
     return element("span", f"{kind}{label}, {group.seeds_text}", class_="small")
@@ -126,11 +134,14 @@ def _to_target(groups: Sequence[Group], goal: Goal) -> Iterator[_Row]:
         reached.append(_Cell(f"{len(times)} of {plural(len(group.runs), 'run')}"))
     yield _Row("Reached by", reached)
     for title, axis in rows:
-        taken = [group.taken(goal, axis) for group in groups]
-        if axis == "virtual_time_s" and _are_real(groups):
+        shown = [group for group in groups if _has(group, axis)]
+        if not any(value for group in shown for value in group.taken(goal, axis)):
             continue
-        if any(value for values in taken for value in values):
-            yield _Row(title, [_taken(axis, values) for values in taken], min)
+        cells = [
+            _taken(axis, group.taken(goal, axis)) if group in shown else _Cell(_NONE)
+            for group in groups
+        ]
+        yield _Row(title, cells, None if axis.endswith("_s") and are_mixed(groups) else min)
 
 
 def _taken(axis: str, values: Sequence[float | None]) -> _Cell:
@@ -150,7 +161,7 @@ def _at_the_end(
     for metric in metrics[:_MAX_METRICS]:
         cells = [_final(group, metric) for group in groups]
         yield _Row(f"Final {metric}", cells, _better(metric, goal))
-    if not _are_real(groups):
+    if not all(group.is_real for group in groups):
         yield _spread("Virtual time", "virtual_time_s", groups, lambda run: run.virtual_time_s)
     yield _spread("Updates", "updates", groups, lambda run: run.updates)
     yield _spread("Model versions", "versions", groups, lambda run: run.versions)
@@ -159,8 +170,8 @@ def _at_the_end(
     yield _spread("Wall time", "wall_time_s", groups, lambda run: run.wall_time_s)
 
 
-def _are_real(groups: Sequence[Group]) -> bool:
-    return all(run.is_real for group in groups for run in group.runs)
+def _has(group: Group, axis: str) -> bool:
+    return axis != "virtual_time_s" or not group.is_real
 
 
 def _better(metric: str, goal: Goal | None) -> Callable[..., float] | None:
@@ -188,7 +199,10 @@ def _final(group: Group, metric: str) -> _Cell:
 def _spread(
     title: str, axis: str, groups: Sequence[Group], value: Callable[[Result], float]
 ) -> _Row:
-    spreads = [Spread.of(float(value(run)) for run in group.runs) for group in groups]
+    spreads = [
+        Spread.of(float(value(run)) for run in group.runs) if _has(group, axis) else None
+        for group in groups
+    ]
     return _Row(
         title,
         [

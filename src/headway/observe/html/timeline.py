@@ -49,6 +49,8 @@ class _Track(NamedTuple):
 def timeline(groups: Sequence[Group]) -> Html:
     """A timeline per algorithm, of its first seed, with the same workers and the same stretch of time.
 
+    Simulated runs and those with real workers have seconds of their own, and a stretch of their own.
+
     Args:
         groups: The runs; those without events are named and left out.
     """
@@ -57,20 +59,35 @@ def timeline(groups: Sequence[Group]) -> Html:
     if not tracks:
         said = "These runs have no events in memory: they were made without a record of them."
         return element("p", said, class_="empty")
-    window = _window([log for _, log in tracks])
-    figures = [_track(group, log, window) for group, log in tracks]
+    kinds = [[track for track in tracks if track[0].is_real is real] for real in (False, True)]
+    shown = [
+        join(element("h3", title) if all(kinds) else None, _side_by_side(of))
+        for title, of in zip(
+            ("Simulated, virtual seconds", "Real workers, real seconds"), kinds, strict=True
+        )
+        if of
+    ]
     silent = [group.label for group, log in logs if not log.jobs]
     hidden = len(groups) - len(silent) - len(tracks)
     return join(
-        element("p", _cut([log for _, log in tracks], window), class_="lead"),
-        _legend(window.edges, {job.status for _, log in tracks for job in log.jobs}),
-        figures,
+        shown,
         element("p", f"No events were kept of {', '.join(silent)}.", class_="note")
         if silent
         else None,
         element("p", f"{plural(hidden, 'more algorithm')} not shown.", class_="note")
         if hidden
         else None,
+    )
+
+
+def _side_by_side(tracks: Sequence[tuple[Group, Log]]) -> Html:
+    """Runs with one kind of seconds, on one scale."""
+    logs = [log for _, log in tracks]
+    window = _window(logs)
+    return join(
+        element("p", _cut(logs, window), class_="lead"),
+        _legend(window.edges, {job.status for log in logs for job in log.jobs}),
+        [_track(group, log, window) for group, log in tracks],
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from headway.observe import text
 from headway.observe.comparison import Spread
 from headway.observe.html.amounts import mean_and_std
-from headway.observe.html.groups import Goal, Group, metrics_of, plural
+from headway.observe.html.groups import Goal, Group, are_mixed, metrics_of, plural
 from headway.observe.points import direction_of
 
 __all__ = ["subject", "verdict"]
@@ -23,6 +23,9 @@ _OF: Final = {
     "wall_time_s": "of wall time",
     "updates": "updates",
 }
+_APART: Final = (
+    " Times are not compared: those of simulated runs are virtual, those of real workers are not."
+)
 _SAME: Final = 1.05
 _TIMES_FROM: Final = 1.5
 
@@ -56,8 +59,8 @@ def verdict(groups: Sequence[Group], goal: Goal | None) -> str:
 
     With a goal it compares the algorithm that was fastest with the best one of the other kind
     (synchronous against asynchronous), or, where there is one kind only, with the next best.
-    Only algorithms that reached the goal with every seed are compared. Without a goal it
-    tells where the runs ended.
+    Only algorithms that reached the goal with every seed are compared, by time, or by updates where
+    some runs were simulated and others not. Without a goal it tells where the runs ended.
 
     Args:
         groups: The runs.
@@ -95,13 +98,14 @@ def _to_goal(groups: Sequence[Group], goal: Goal) -> str:
         return f"No algorithm reached {goal} with every seed.{_list(partial)}"
     (best, winner), *others = complete
     rival = _rival(winner, others)
+    rest = _list(partial) + (_APART if are_mixed(groups) else "")
     if rival is None:
         said = f"{_whole(axis, best)} {_OF[axis]} ({_how_many([winner])})"
-        return f"{winner.label} reached {goal} after {said}." + _list(partial)
+        return f"{winner.label} reached {goal} after {said}.{rest}"
     other, loser = rival
     compared = _ratio(best.mean, other.mean, axis)
     brackets = f"{_whole(axis, best)} against {_whole(axis, other)}, {_how_many([winner, loser])}"
-    return f"{winner.label} reached {goal} {compared} {loser.label} ({brackets})." + _list(partial)
+    return f"{winner.label} reached {goal} {compared} {loser.label} ({brackets}).{rest}"
 
 
 def _whole(axis: str, spread: Spread) -> str:
@@ -109,10 +113,10 @@ def _whole(axis: str, spread: Spread) -> str:
 
 
 def _clock(groups: Sequence[Group]) -> str:
-    runs = [run for group in groups for run in group.runs]
-    points = [point for run in runs for point in run.history]
-    are_real = all(run.is_real for run in runs)
-    for axis in ("virtual_time_s", "wall_time_s")[are_real:]:
+    if are_mixed(groups):
+        return "updates"
+    points = [point for group in groups for run in group.runs for point in run.history]
+    for axis in ("virtual_time_s", "wall_time_s")[groups[0].is_real :]:
         if any(getattr(point, axis) > 0 for point in points):
             return axis
     return "updates"
@@ -129,7 +133,8 @@ def _ratio(best: float, other: float, axis: str) -> str:
         return f"in {less} {_TIMES[axis]} than"
     ratio = other / best
     if ratio < _SAME:
-        return f"in about the same {_TIMES[axis]} as"
+        same = "as many" if axis == "updates" else "the same"
+        return f"in about {same} {_TIMES[axis]} as"
     if ratio < _TIMES_FROM:
         return f"in {100 * (1 - best / other):.0f} % {less} {_TIMES[axis]} than"
     return f"in {text.number(ratio, 2)}× {less} {_TIMES[axis]} than"
