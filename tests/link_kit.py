@@ -20,6 +20,9 @@ from headway.runtime.segments import Segments, SharedMemory, machine
 from tests.waiting_kit import until
 
 Carrier = Literal["local", "inline", "shared"]
+SIZE = 7
+"""Of the model, in values, where a test gives none."""
+
 CARRIERS: tuple[Carrier, ...] = ("local", "inline", "shared")
 PATIENCE_S = 30.0
 

@@ -14,19 +14,7 @@ from headway.runtime import wire
 from headway.runtime.exchange import Exchange
 from headway.runtime.parcel import Parcel
 from headway.runtime.segments import machine
-from tests.link_kit import PATIENCE_S, job, receipts_of
-
-SIZE = 7
-
-
-@pytest.fixture
-def rig(rigs, carrier):
-    def make(initial=None, algorithm=None, **options):
-        initial = torch.zeros(SIZE) if initial is None else initial
-        return rigs(carrier, initial, algorithm, **options)
-
-    return make
-
+from tests.link_kit import PATIENCE_S, SIZE, job, receipts_of
 
 # --- the door
 

@@ -10,18 +10,7 @@ from torch import nn
 
 from headway import algorithms, core
 from headway.core.errors import HeadwayError
-from tests.link_kit import PATIENCE_S, job, receipts_of
-
-SIZE = 7
-
-
-@pytest.fixture
-def rig(rigs, carrier):
-    def make(initial=None, algorithm=None, **options):
-        initial = torch.zeros(SIZE) if initial is None else initial
-        return rigs(carrier, initial, algorithm, **options)
-
-    return make
+from tests.link_kit import PATIENCE_S, SIZE, job, receipts_of
 
 
 def test_an_answer_comes_with_the_receipt_and_models_are_kept(rig):

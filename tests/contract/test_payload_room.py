@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 import torch
 
 from headway import algorithms
-from tests.link_kit import PATIENCE_S, Rig, job
+from tests.link_kit import PATIENCE_S, job
 
 SIZE = 5
 
 
-@pytest.fixture
-def rigs() -> Iterator[Callable[..., Rig]]:
-    made: list[Rig] = []
-
-    def make(carrier: str, **options: Any) -> Rig:
-        made.append(Rig(carrier, torch.zeros(SIZE), **options))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        rig.close()
+MINUS = algorithms.async_sgd(learning_rate=1.0)
 
 
 @pytest.mark.parametrize("carrier", ["local", "shared"])
-def test_what_lies_there_is_what_the_server_applies(rigs: Callable[..., Rig], carrier: str) -> None:
-    rig = rigs(carrier, algorithm=algorithms.async_sgd(learning_rate=1.0))
+def test_what_lies_there_is_what_the_server_applies(rigs, carrier: str):
+    rig = rigs(carrier, torch.zeros(SIZE), MINUS)
     exchange = rig.joined()
     assert exchange.room() is not None, "the server has said where"
     exchange.ask()
@@ -47,8 +34,8 @@ def test_what_lies_there_is_what_the_server_applies(rigs: Callable[..., Rig], ca
     assert torch.equal(rig.look(lambda: rig.server.parameters.clone()), torch.full((SIZE,), -6.0))
 
 
-def test_it_is_given_when_the_server_has_read_what_lay_there(rigs: Callable[..., Rig]) -> None:
-    rig = rigs("local", algorithm=algorithms.async_sgd(learning_rate=1.0))
+def test_it_is_given_when_the_server_has_read_what_lay_there(rigs):
+    rig = rigs("local", torch.zeros(SIZE), MINUS)
     exchange = rig.joined()
     for _ in range(2):
         exchange.ask()
@@ -63,6 +50,6 @@ def test_it_is_given_when_the_server_has_read_what_lay_there(rigs: Callable[...,
     assert torch.equal(rig.look(lambda: rig.server.parameters.clone()), torch.full((SIZE,), -3.0))
 
 
-def test_there_is_none_where_vectors_travel_in_messages(rigs: Callable[..., Rig]) -> None:
-    exchange = rigs("inline").joined()
+def test_there_is_none_where_vectors_travel_in_messages(rigs):
+    exchange = rigs("inline", torch.zeros(SIZE)).joined()
     assert exchange.room() is None
