@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from headway.runtime.homes import Homes
 from headway.task.streams import Purpose, job_bits, stream_key
 
 if TYPE_CHECKING:
@@ -52,24 +53,36 @@ class Deals:
     Args:
         clients: The clients that executors work for, with the number of each, which is its place
             where none is given; ``None``: each worker works for itself.
-        pinned: Whether a client stays with the executor that did its first job.
+        pinned: Where a client stays with the executor that did its first job: how many executors
+            will come, over which clients are then spread (see :class:`Homes`). 0: whoever is free
+            takes whose turn it is.
+
+    Attributes:
+        clients: Their names.
+        in_flight: The jobs, by their ids.
+        due_s: When to :meth:`pair` even if nobody asks, in the server's seconds; ``None``: never.
     """
 
-    def __init__(self, clients: Mapping[str, int] | Iterable[str] | None, *, pinned: bool) -> None:
+    def __init__(self, clients: Mapping[str, int] | Iterable[str] | None, *, pinned: int) -> None:
         if clients is not None and not isinstance(clients, Mapping):
             clients = {name: place for place, name in enumerate(clients)}
         self.clients = None if clients is None else tuple(clients)
         self.in_flight: dict[int, Given] = {}
-        self._pinned = pinned
         self._index: dict[str, int] = dict(clients or {})
-        self._home: dict[str, Member] = {}
-        self._ready: dict[str, None] = {}
+        self._homes = Homes(len(self._index), pinned) if pinned else None
+        # Whose turn it is, with the number of the turn: who has no home, and who has one, by home.
+        self._ready: dict[str, int] = {}
+        self._at_home: dict[Member, dict[str, int]] = {}
+        self._num_turns = 0
         self._idle: list[Member] = []
+        self.due_s: float | None = None
 
     @property
     def is_stuck(self) -> bool:
         """Whether somebody would work, and nobody's turn it is: nothing is out, and nothing comes."""
-        return bool(self._idle) and not self._ready and not self.in_flight
+        if not self._idle or self._ready or self.in_flight:
+            return False
+        return not any(self._at_home.values())
 
     def index(self, name: str) -> int:
         """The number of a client."""
@@ -147,11 +160,17 @@ class Deals:
 
     def ready(self, name: str) -> None:
         """It is this client's turn."""
-        self._ready[name] = None
+        queue = self._ready
+        if self._homes is not None and (home := self._homes.of(name)) is not None:
+            queue = self._at_home.setdefault(home, {})
+        self._num_turns += 1
+        queue.setdefault(name, self._num_turns)
 
     def asked(self, member: Member) -> None:
         """This executor has nothing to do, or will soon have nothing: it may ask twice."""
         self._idle.append(member)
+        if self._homes is not None:
+            self._homes.asked(member)
 
     def asks_again(self, member: Member) -> None:
         """It wants another job, in the same trip as something else.
@@ -163,17 +182,22 @@ class Deals:
         if self.clients is not None:
             self.asked(member)
 
-    def pair(self) -> tuple[str, Member] | None:
-        """The next client and who works for it now; both are then no longer free."""
-        for name in self._ready:
-            member = self._for(name)
-            if member is not None:
-                del self._ready[name]
-                self._idle.remove(member)
-                if self._pinned:
-                    self._home.setdefault(name, member)
-                return name, member
-        return None
+    def pair(self, clock: Callable[[], float]) -> tuple[str, Member] | None:
+        """The next client and who works for it now; both are then no longer free.
+
+        Args:
+            clock: The server's time.
+        """
+        self.due_s = None
+        if not self._idle:
+            return None
+        if self._homes is not None:
+            return self._pair_at_home(self._homes, clock)
+        if not self._ready:
+            return None
+        name = next(iter(self._ready))
+        del self._ready[name]
+        return name, self._idle.pop(0)
 
     def left(self, member: Member, jobs: list[Given]) -> Iterator[tuple[str, bool]]:
         """Whom the server has lost with a worker, and whether they ask again.
@@ -189,19 +213,36 @@ class Deals:
             yield member.name, False
             return
         self._idle = [idle for idle in self._idle if idle is not member]
-        homes, self._home = self._home, {}
-        for name, home in homes.items():
-            if home is member:
-                member.counts["homeless"] += 1
-            else:
-                self._home[name] = home
+        if self._homes is not None:
+            member.counts["homeless"] += self._homes.left(member)
+            turns = self._ready | self._at_home.pop(member, {})
+            self._ready = dict(sorted(turns.items(), key=lambda turn: turn[1]))
+            # Who waits for this one's room waits in vain, though nobody asks.
+            self.due_s = 0.0 if self._idle and self._ready else None
         for given in jobs:
             yield given.name, True
 
-    def _for(self, name: str) -> Member | None:
-        if not self._idle:
+    def _pair_at_home(self, homes: Homes, clock: Callable[[], float]) -> tuple[str, Member] | None:
+        member, queue, first = None, self._ready, 0
+        for idle in self._idle:
+            own = self._at_home.get(idle)
+            if own and (member is None or _turn(own) < first):
+                member, queue, first = idle, own, _turn(own)
+        if self._ready and (member is None or _turn(self._ready) < first):
+            host = homes.host(self._idle, clock)
+            if host is not None:
+                member, queue = host, self._ready
+            else:
+                self.due_s = homes.due_s
+        if member is None:
             return None
-        home = self._home.get(name)
-        if home is None:
-            return self._idle[0]
-        return home if home in self._idle else None
+        name = next(iter(queue))
+        del queue[name]
+        self._idle.remove(member)
+        if queue is self._ready:
+            homes.settle(name, member)
+        return name, member
+
+
+def _turn(queue: dict[str, int]) -> int:
+    return next(iter(queue.values()))

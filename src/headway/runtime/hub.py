@@ -51,7 +51,7 @@ class Hub:
         seed: Of the run: each job's random stream comes from it.
         clients: The clients whose work is done here, with the number of each (by default its place),
             where workers are mere executors that take whoever's turn it is; ``None``: each worker does its own work.
-        pinned: Whether a client stays with the executor that did its first job, and lives there.
+        pinned: Over how many executors clients are spread, each to stay with one: see :class:`Deals`.
         clock: The server's time in seconds; by default, seconds since the hub was made.
         settled: Called by the hub's thread when it has done all that there was to do.
         arrived: Called by the hub's thread after each update, also where several come in one turn.
@@ -72,7 +72,7 @@ class Hub:
         *,
         seed: int = 0,
         clients: Mapping[str, int] | Iterable[str] | None = None,
-        pinned: bool = False,
+        pinned: int = 0,
         clock: Callable[[], float] | None = None,
         settled: Callable[[Hub], None] | None = None,
         arrived: Callable[[Hub], None] | None = None,
@@ -220,7 +220,7 @@ class Hub:
 
     def _patience(self) -> float:
         dues = [self.patience.due_s, self.returning.due_s, self.dismissals.due_s]
-        dues += [*self._timers[:1], self._life.ends_at if self._life.stops else None]
+        dues += [*self._timers[:1], self._deals.due_s if self._life.runs else self._life.ends_at]
         first = min((due for due in dues if due is not None), default=self.now + _IDLE_S)
         return max(0.0, first - self.now)
 
@@ -362,8 +362,7 @@ class Hub:
             self.refuse(session, "stopping", "the server is about to end")
             return
         before = self.members.by_name.get(join.worker)
-        refused = self._porter.refusal(join, before)
-        if refused is not None:
+        if (refused := self._porter.refusal(join, before)) is not None:
             self.refuse(session, *refused)
             return
         if before is not None and before.session is not None:
@@ -457,7 +456,7 @@ class Hub:
 
     def _pair(self) -> None:
         """Give clients whose turn it is to executors that have nothing to do."""
-        while self._life.runs and (pair := self._deals.pair()) is not None:
+        while self._life.runs and (pair := self._deals.pair(self.clock)) is not None:
             name, member = pair
             self._deal(member, self.doors.checkout(name, self.now), name)
 
@@ -488,6 +487,8 @@ class Hub:
                 heapq.heappop(self._timers)
             self._go_through(lambda: self.doors.tick(self.now))
         self.returning.expire(self.now)
+        if self._deals.due_s is not None:
+            self._pair()
         for session in self.dismissals.expired(self.now):
             self.drop(session, "lost")
 

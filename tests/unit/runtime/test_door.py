@@ -73,6 +73,10 @@ class Nobody:
         self.traffic = Traffic()
 
 
+def now():
+    return 0.0
+
+
 def people(*names):
     members = Members()
     return [members.join(name, "", Nobody(), 0.0) for name in names]
@@ -83,12 +87,12 @@ def test_executors_take_clients_in_turn():
     one, two = people("one", "two")
     for name in ("b", "a"):
         deals.ready(name)
-    assert deals.pair() is None
+    assert deals.pair(now) is None
     deals.asked(one)
     deals.asked(two)
-    assert deals.pair() == ("b", one)
-    assert deals.pair() == ("a", two)
-    assert deals.pair() is None
+    assert deals.pair(now) == ("b", one)
+    assert deals.pair(now) == ("a", two)
+    assert deals.pair(now) is None
     assert [deals.index(name) for name in "abc"] == [0, 1, 2]
 
 
@@ -97,14 +101,14 @@ def test_a_client_stays_where_its_things_are():
     one, two = people("one", "two")
     deals.asked(one)
     deals.ready("a")
-    assert deals.pair() == ("a", one)
+    assert deals.pair(now) == ("a", one)
     deals.asked(two)
     deals.ready("a")
-    assert deals.pair() is None
+    assert deals.pair(now) is None
     deals.ready("b")
-    assert deals.pair() == ("b", two)
+    assert deals.pair(now) == ("b", two)
     deals.asked(one)
-    assert deals.pair() == ("a", one)
+    assert deals.pair(now) == ("a", one)
 
 
 def test_what_an_executor_had_is_free_when_it_is_gone():
@@ -112,7 +116,7 @@ def test_what_an_executor_had_is_free_when_it_is_gone():
     one, two = people("one", "two")
     deals.asked(one)
     deals.ready("a")
-    deals.pair()
+    deals.pair(now)
     given = Given(7, "a", 0, one, 0.0)
     deals.begin(given)
     assert deals.end(7) == given
@@ -120,7 +124,7 @@ def test_what_an_executor_had_is_free_when_it_is_gone():
     assert list(deals.left(one, [given])) == [("a", True)]
     deals.asked(two)
     deals.ready("a")
-    assert deals.pair() == ("a", two)
+    assert deals.pair(now) == ("a", two)
 
 
 def test_a_worker_of_its_own_is_lost_itself():
