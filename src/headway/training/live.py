@@ -30,9 +30,9 @@ from headway.simulation.stop import Progress
 from headway.training.going_on import Saved, keeper_for
 
 if TYPE_CHECKING:
-    from headway.core import ParameterLayout
+    from headway.core import Algorithm, ParameterLayout
 
-__all__ = ["Live"]
+__all__ = ["Live", "keeps_clients"]
 
 _LOOK_EVERY_S: Final = 0.2
 _WAITING: Final = 2
@@ -88,8 +88,7 @@ class Live(Closing):
         self._about = {**about_run(settings, label), **told}
         self._label = label
         self._journal = Journal(folder, observers, settings.record)
-        keeps = bool(settings.algorithm.client) or settings.algorithm.view is not None
-        self._pinned = runtime.num_workers if keeps else 0
+        self._pinned = runtime.num_workers if keeps_clients(settings.algorithm) else 0
         self._segments = Segments()
 
         self._consistent = consistency == "snapshot"
@@ -466,3 +465,12 @@ class Live(Closing):
 def _with_data(settings: Settings) -> list[int]:
     task = settings.task
     return [client for client in range(task.num_clients) if task.num_examples(client) > 0]
+
+
+def keeps_clients(algorithm: Algorithm) -> bool:
+    """Whether clients keep something from job to job, and so stay with the process that has it.
+
+    Args:
+        algorithm: What is run.
+    """
+    return bool(algorithm.client) or algorithm.view is not None

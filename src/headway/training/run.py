@@ -27,7 +27,7 @@ from headway.simulation.stop import Stop
 from headway.task import Objective
 from headway.training.ending import ending
 from headway.training.going_on import Saved, free_part
-from headway.training.live import Live
+from headway.training.live import Live, keeps_clients
 
 __all__ = ["CONSISTENCIES", "Consistency", "run"]
 
@@ -73,8 +73,9 @@ def run(
         algorithm: What an update is worth.
         runtime: The workers; see :class:`headway.Processes`.
         stop: When it ends; see :func:`headway.until`. There is no virtual time to end it by.
-        concurrency: How many clients train at the same time, at most; by default as many as the
-            workers can have jobs.
+        concurrency: How many clients have a turn at the same time, at most; by default as many as
+            the workers can have jobs. Where clients keep something in their worker's process
+            (``easgd``, the DiLoCo family, error feedback), all of them: each waits for its own process.
         scheduler: Who trains next; by default a uniformly random one of those who wait.
         evaluate_every: The distance between evaluations; a bare number counts arrived updates.
             They are made of a snapshot, while training goes on. One that would come while two
@@ -122,6 +123,7 @@ def run(
         )
     """
     check_kind("task", task, where="run")
+    check_kind("algorithm", algorithm, where="run")
     check_kinds(
         "run",
         folder=(folder, _FOLDER),
@@ -132,7 +134,10 @@ def run(
     _check(runtime, stop, every, consistency)
     if scheduler is None and concurrency is None:
         able = sum(task.num_examples(client) > 0 for client in range(task.num_clients))
-        concurrency = min(max(able, 1), runtime.num_jobs)
+        # A turn of a client whose process is busy would keep another client from working.
+        concurrency = max(able, 1)
+        if not keeps_clients(algorithm):
+            concurrency = min(concurrency, runtime.num_jobs)
     settings = resolve(
         task,
         algorithm,

@@ -89,6 +89,7 @@ def test_a_process_that_asks_late_finds_its_share_of_the_clients(
         Overslept([1.0, 2.0, 3.0, 4.0], tmp_path),
         hw.algorithms.easgd(mixing=0.2),
         runtime=hw.Processes(2, prefetch=prefetch),
+        concurrency=4 if prefetch else 2,
         stop=hw.until(updates=UPDATES),
         evaluate_every=UPDATES,
     )
@@ -98,3 +99,18 @@ def test_a_process_that_asks_late_finds_its_share_of_the_clients(
     assert min(result.execution["updates"].values()) > fewest
     assert min(count.accepted for count in result.clients.values()) > 0
     assert not any("clients had what they keep" in text for text in result.warnings)
+
+
+@pytest.mark.slow
+def test_clients_of_a_slow_process_keep_no_other_process_from_working() -> None:
+    result = hw.run(
+        Chase([1.0, 2.0, 3.0, 4.0]),
+        hw.algorithms.easgd(mixing=0.2),
+        runtime=hw.Processes(2, slowdown={0: 100.0}),
+        stop=hw.until(updates=400),
+        evaluate_every=400,
+    )
+    assert result.concurrency == 4
+    updates = result.execution["updates"]
+    # With as many turns as processes, both soon do as many: the turns are the slow one's clients'.
+    assert updates["worker-1"] > 3 * updates["worker-0"]
