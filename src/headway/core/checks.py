@@ -23,7 +23,7 @@ _COUNT_LIMIT = 1 << 40
 _STRIDED = torch.strided
 
 FAULTS = {
-    "unknown_worker": "no worker of this name has joined",
+    "unknown_worker": "the server knows no worker of this name, or was restarted and has forgotten it",
     "unknown_job": "this job was not given to this worker, or ended long ago",
     "cancelled": "the server had cancelled the job",
     "lost": "the worker had been declared lost",

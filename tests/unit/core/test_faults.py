@@ -96,6 +96,11 @@ def test_an_unknown_worker_leaves_the_job_alone(worker: Any) -> None:
     assert server.num_in_flight == 1
 
 
+def test_an_unknown_worker_is_not_said_never_to_have_joined() -> None:
+    # To a server that was restarted without a log, workers from before are unknown too.
+    assert "restarted" in core.FAULTS["unknown_worker"]
+
+
 def test_weight_zero_moves_nothing_and_is_no_version() -> None:
     server = core.Server(torch.zeros(2), kit.bare(kit.Weigh(lambda context: 0.0)))
     receipt = kit.send(server, "a", kit.take(server, "a"), 1.0)
