@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Original", "described_module", "make_module", "needed_arguments"]
 
 _FEW: Final = 3
+# A ParameterList says by an error of its own that it is not to be called.
+_NO_CALLS: Final[tuple[Any, ...]] = (nn.Module.__call__, nn.ParameterList.__call__)
 
 
 def make_module(
@@ -37,11 +39,13 @@ def make_module(
 
     Raises:
         ArgumentTypeError: It is neither.
-        ConfigurationError: It is wrapped, its parameters have no shapes yet, no numbers, or none that can be trained.
+        ConfigurationError: It is wrapped, has no ``forward``, or its parameters have no shapes yet, no
+            numbers, or none that can be trained.
     """
     where = f"{where}(model=...)"
     made, name = _made(model, seed, where)
     _check_bare(made, where)
+    _check_callable(made, where)
     _check_shapes(made, where)
     _check_numbers(made, where)
     return made, name
@@ -59,6 +63,25 @@ def _check_bare(made: nn.Module, where: str) -> None:
         got=f"{type(made).__name__}, with {next(iter(dict(made.named_parameters())), 'none')}",
         expected="the module itself",
         help=f"give what was wrapped{advice}",
+    )
+
+
+def _check_callable(made: nn.Module, where: str) -> None:
+    # Not getattr: a scripted module's forward can only be had from an instance.
+    cls = type(made)
+    forward, call = (inspect.getattr_static(cls, name) for name in ("forward", "__call__"))
+    if "forward" in vars(made) or forward is not nn.Module.forward or call not in _NO_CALLS:
+        return
+    name = cls.__name__
+    listed = isinstance(made, nn.ModuleList)
+    raise ConfigurationError(
+        f"a {name} has no forward, so nothing can be computed with it",
+        where=where,
+        got=name,
+        expected="a module that can be called with inputs",
+        help="where its parts follow each other: torch.nn.Sequential(*parts)"
+        if listed
+        else "write a module that holds it, and says in forward(inputs) what is computed",
     )
 
 
@@ -229,7 +252,8 @@ class Original:
         try:
             return describe(self.module), ""
         except ConfigurationError as error:
-            return None, f"{error.message} ({error.where}: {error.got})"
+            found = "" if error.got is None else f": {error.got}"
+            return None, f"{error.message} ({error.where}{found})"
 
     def with_values(self, parameters: Tensor, buffers: Buffers | None) -> nn.Module:
         """A copy of the module with other values.

@@ -191,6 +191,44 @@ def test_a_wrapped_model_is_refused_for_its_names(make):
         make(model=torch.nn.DataParallel(torch.nn.Linear(2, 1)))
 
 
+@pytest.mark.parametrize("make", [server, worker])
+@pytest.mark.parametrize(
+    ("model", "help"),
+    [
+        (torch.nn.ModuleList([torch.nn.Linear(2, 1)]), r"torch\.nn\.Sequential\(\*parts\)"),
+        (torch.nn.ModuleDict({"head": torch.nn.Linear(2, 1)}), r"forward\(inputs\)"),
+        (lambda: torch.nn.ParameterList([torch.zeros(2)]), r"forward\(inputs\)"),
+    ],
+)
+def test_a_model_without_a_forward_is_refused(make, model, help):
+    with pytest.raises(ConfigurationError, match=rf"has no forward(.|\n)*{help}") as told:
+        make(model=model)
+    assert told.value.where in ("ParameterServer(model=...)", "AsyncWorker(model=...)")
+
+
+class CalledItself(torch.nn.Linear):
+    __call__ = torch.nn.functional.linear
+    forward = torch.nn.Module.forward
+
+
+@pytest.mark.parametrize("make", [server, worker])
+def test_a_forward_of_whatever_kind_is_taken(make):
+    shown = torch.nn.ModuleList([torch.nn.Linear(2, 1)])
+    shown.forward = shown[0].forward
+    for model in (shown, CalledItself(2, 1)):
+        make(model=model)
+
+
+def test_why_a_model_cannot_be_described_has_no_empty_place():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 1))
+    model[0].register_forward_hook(lambda *_: None)
+    with server(model=model) as serving, pytest.raises(ConfigurationError) as told:
+        headway.AsyncWorker(serving.address).train(
+            dataset=(INPUTS, TARGETS), optimizer="sgd", loss_fn="mse"
+        )
+    assert told.value.got.endswith("it has hooks (0)")
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
