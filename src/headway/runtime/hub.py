@@ -278,7 +278,7 @@ class Hub:
             if member is None:
                 self._let_in(session, kind, parcel)
                 return
-            member.seen_s, member.carrier = self.now, session.carrier
+            member.hear(kind, parcel, session.carrier, self.now)
             if member.told and kind != "leave":
                 # What it says now was on its way when it was told to stop.
                 return

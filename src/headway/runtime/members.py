@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, final
 from headway.runtime import wire
 from headway.runtime.encoded import Traffic
 from headway.runtime.letters import failed_letter, refused_letter
-from headway.runtime.refusals import Refusals
+from headway.runtime.refusals import Refusals, readable
 
 if TYPE_CHECKING:
     from headway.core import Receipt
-    from headway.runtime.parcel import Session
+    from headway.runtime.parcel import Parcel, Session
 
 __all__ = ["Member", "Members"]
 
@@ -38,6 +38,7 @@ class Member:
         asking: How many jobs it has asked for and not been given.
         waits: Why it was given none; empty: it was, or it has left.
         works: Whether it has asked for a job, or handed one in, since this server's start.
+        looked: Whether it has looked at the model.
         known: Whether the server may know it, and has to hear when it is gone.
         counts: Receipts by status, and rejected ones as ``"rejected:<reason>"``.
         in_a_row: Reasons for which its updates were rejected since one was taken, those left out
@@ -45,6 +46,7 @@ class Member:
         told: Why it was told to stop, and has not come back since; empty: it was not.
         staleness: Of its recent updates, in versions.
         left: Why it is not here: ``"left"`` or ``"lost"``.
+        farewell: What it said when it left, made fit to be shown; empty: nothing.
         carrier: How its vectors travel: ``"shared memory"`` or ``"inline"``.
         traffic: What it has sent and was sent, over all its connections.
     """
@@ -59,14 +61,37 @@ class Member:
     asking: int = 0
     waits: str = ""
     works: bool = False
+    looked: bool = False
     known: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     in_a_row: Counter[str] = field(default_factory=Counter)
     told: str = ""
     staleness: float = 0.0
     left: str = ""
+    farewell: str = ""
     carrier: str = ""
     traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def came_for_nothing(self) -> bool:
+        """Whether it has left in order, and had neither asked for a job nor looked at the model."""
+        began = self.works or self.known or self.looked or self.counts["updates"]
+        return self.left == "left" and not began
+
+    def hear(self, kind: str | None, parcel: Parcel, carrier: str, now: float) -> None:
+        """It has said something.
+
+        Args:
+            kind: Of the message.
+            parcel: The message.
+            carrier: How its vectors travel.
+            now: The server's time.
+        """
+        self.seen_s, self.carrier = now, carrier
+        if kind == "leave":
+            self.farewell = readable(parcel.header.leave.reason)
+        elif kind == "ask" and parcel.header.ask.look:
+            self.looked = True
 
     def note(self, receipt: Receipt) -> None:
         """Count a receipt.
@@ -109,6 +134,7 @@ class Member:
             },
             "rejected_in_a_row": self.in_a_row.total(),
             "told_to_stop": self.told or None,
+            "farewell": self.farewell or None,
             "lost": self.counts["lost"],
             "staleness": round(self.staleness, 3),
             "joined_s": round(self.joined_s, 3),
@@ -166,7 +192,7 @@ class Members:
         before, member.traffic = member.traffic, session.traffic
         member.traffic.add(before)
         member.joined_s = member.seen_s = now
-        member.asking, member.left, member.told = 0, "", ""
+        member.asking, member.left, member.told, member.farewell = 0, "", "", ""
         self.here[session] = member
         self.notice(member, "joined")
         return member

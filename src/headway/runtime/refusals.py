@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 from urllib.parse import unquote
 
-__all__ = ["Refusals"]
+__all__ = ["Refusals", "readable"]
 
 _WORDS: Final = 300
 _AT_THE_END: Final = frozenset({"stopping", "failed"})
@@ -69,7 +69,7 @@ class Refusals:
         """
         if code in _AT_THE_END:
             return
-        words, origin = _readable(message), _host(peer)
+        words, origin = readable(message), _host(peer)
         with self._lock:
             before = self._rows.pop(code, None)
             count = 1 if before is None else before.count + 1
@@ -111,8 +111,16 @@ class Refusals:
         }
 
 
-def _readable(message: str) -> str:
-    """One line that a terminal can be shown, whatever a stranger has put into it."""
+def readable(message: str) -> str:
+    r"""One line of bounded length that a terminal can be shown, whatever a stranger has put into it.
+
+    Args:
+        message: What was said.
+
+    Example:
+        >>> readable("a layer\r\n\x1b[2Jnamed \ud800")
+        'a layer ?[2Jnamed ?'
+    """
     cut = message if len(message) <= _WORDS else f"{message[:_WORDS]} ..."
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(cut.split()))
 
@@ -121,4 +129,4 @@ def _host(peer: str) -> str:
     kind, _, place = peer.partition(":")
     if kind not in ("ipv4", "ipv6"):
         return ""
-    return _readable(unquote(place).rpartition(":")[0].strip("[]"))
+    return readable(unquote(place).rpartition(":")[0].strip("[]"))

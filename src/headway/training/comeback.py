@@ -22,6 +22,12 @@ _LOOK_EVERY_S: Final = 0.25
 _FOR_GOOD: Final = "failed"
 _PASSING: Final = ("full", "name_taken", "stopping")
 """Refusals that another attempt may not meet."""
+_GO_ON: Final = (
+    "what has a receipt is in the server's model, and safe when the server ended in order, or was killed "
+    'with durability="log"; with checkpoints alone it is safe up to the newest. Start the server again '
+    "with its checkpoint_dir, and train again: this worker's model and history are as they were. To be "
+    "patient for longer: AsyncWorker(retry=headway.Retry(give_up_s=...))"
+)
 
 
 @final
@@ -33,6 +39,7 @@ class Comeback:
         resume: One attempt. It raises an ``ExchangeError`` where it fails.
         wanted: Whether the user wants this to end.
         stream: What draws the waits.
+        done: Says how much is done, for the error when this gives up; ``None``: nothing is said.
         clock: In seconds.
         wait: Waits for so many seconds.
 
@@ -47,6 +54,7 @@ class Comeback:
         *,
         wanted: Callable[[], bool],
         stream: Random,
+        done: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -54,11 +62,13 @@ class Comeback:
         self._resume = resume
         self._wanted = wanted
         self._stream = stream
+        self._done = done
         self._clock = clock
         self._wait = wait
         self._error: ExchangeError | None = None
         self._waits: Iterator[float] = iter(())
-        self._until_s = self._next_s = 0.0
+        self._first = ""
+        self._since_s = self._next_s = 0.0
         self.count = 0
 
     @property
@@ -78,7 +88,7 @@ class Comeback:
         if self._retry is None or error.code == _FOR_GOOD or self._wanted():
             raise error
         if self._error is None:
-            self._until_s = self._clock() + self._retry.give_up_s
+            self._since_s, self._first = self._clock(), error.message
             self._waits = self._retry.waits(self._stream)
             _LOG.warning("Headway: %s; trying to reach the server again", error.message)
         self._error = error
@@ -124,10 +134,23 @@ class Comeback:
 
     def _failed(self, error: ExchangeError) -> None:
         assert self._retry is not None
-        if self._clock() >= self._until_s:
-            error.add_note(f"Headway: tried for {self._retry.give_up_s:g} seconds")
+        tried_s = self._clock() - self._since_s
+        if tried_s < self._retry.give_up_s:
+            self.lost(error)
+            return
+        after = f" after {self._done()}" if self._done is not None else ""
+        lost = f"the connection to the server was lost{after}"
+        tried = f"tried again for {tried_s:.3g} seconds"
+        if not isinstance(error, ServerLostError):
+            error.add_note(f"Headway: {lost}; {tried}")
             raise error
-        self.lost(error)
+        reason = error.message if error.got is None else f"{error.message} ({error.got})"
+        raise ServerLostError(
+            f"{lost}; {tried}, and the server is not there",
+            where=error.where,
+            got=f"{self._first}; at the last attempt: {reason}",
+            help=_GO_ON,
+        ) from error
 
 
 def go_on(

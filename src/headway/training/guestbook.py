@@ -23,6 +23,9 @@ _LINES: Final = 20
 _REFUSALS: Final = 10
 """So many at once of workers that are not let in; and then one a minute: they may try for ever."""
 _SERIOUS: Final = ("rejected", "told to stop")
+_NAMED: Final = 5
+"""So many workers are named where they are counted."""
+_REMEMBERED: Final = 1024
 
 
 class _Line(NamedTuple):
@@ -57,6 +60,9 @@ class Guestbook:
         self._left_out: Counter[str] = Counter()
         self._left_outside: Counter[str] = Counter()
         self._here = 0
+        # Who left without asking for a job, and what was said of that; and how many are forgotten.
+        self._idle: dict[str, str] = {}
+        self._forgotten = 0
         self._lock = threading.Lock()
 
     def note(self, member: Member, what: str, num_here: int) -> None:
@@ -69,8 +75,12 @@ class Guestbook:
         """
         with self._lock:
             self._here = num_here
+            self._idle.pop(member.name, None)
+            idle = what == "left" and member.came_for_nothing
+            if idle:
+                self._remember(member)
             if self._room.take():
-                level = logging.WARNING if what in _SERIOUS else logging.INFO
+                level = logging.WARNING if idle or what in _SERIOUS else logging.INFO
                 self._lines.append(_Line(level, _words(member, what, num_here)))
             else:
                 self._left_out[what] += 1
@@ -87,6 +97,25 @@ class Guestbook:
                 self._lines.append(_Line(logging.WARNING, text))
             else:
                 self._left_outside[code] += 1
+
+    @property
+    def idle(self) -> str:
+        """How many left without asking for a job, and the newest of them; empty: nobody did.
+
+        For any thread.
+        """
+        with self._lock:
+            told, count = list(self._idle.values()), len(self._idle) + self._forgotten
+        if not count:
+            return ""
+        newest = ", ".join(reversed(told[-_NAMED:])) + ", ..." * (count > _NAMED)
+        return f"{count:,} came and left without asking for a job: {newest}"
+
+    def _remember(self, member: Member) -> None:
+        self._idle[member.name] = member.name + (member.farewell and f" ({member.farewell})")
+        while len(self._idle) > _REMEMBERED:
+            del self._idle[next(iter(self._idle))]
+            self._forgotten += 1
 
     def tell(self) -> None:
         """Say in the log what has happened. For any other thread."""
@@ -151,7 +180,12 @@ def _words(member: Member, what: str, num_here: int) -> str:
         return f"{name} is of no use at present: {row_text(member)}"
     if what == "joined":
         return f"{name} joined; {num_here} here"
+    said = member.farewell if what == "left" else ""
+    if what == "left" and member.came_for_nothing:
+        why = said or "it did not say why"
+        return f"{name} left without asking for a job: {why}; {num_here} here"
     did = f"{counts['updates']:,} update{'s' * (counts['updates'] != 1)}"
     if counts["rejected"]:
         did += f", {counts['rejected']:,} of them rejected"
-    return f"{name} {'is lost' if what == 'lost' else what}, {did}; {num_here} here"
+    why = said and f" ({said})"
+    return f"{name} {'is lost' if what == 'lost' else what}, {did}{why}; {num_here} here"

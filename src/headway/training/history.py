@@ -103,6 +103,20 @@ class History:
         kinds = ("applied", "buffered", "rejected")
         return max(0, self.updates - sum(self.receipts[kind] for kind in kinds))
 
+    def done(self, *, in_full: bool = False) -> str:
+        """How many updates have a receipt, and how many have none, in words.
+
+        Args:
+            in_full: Whether receipts are spoken of although none is missing.
+
+        Example:
+            >>> History(updates=1).done(), History(updates=0).done()
+            ('0 updates with a receipt and 1 without one', '0 updates')
+        """
+        count, missing = self.updates - self.unanswered, self.unanswered
+        more = f" with a receipt and {missing:,} without one"
+        return f"{count:,} update{'s' * (count != 1)}{more if missing or in_full else ''}"
+
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics, in the order in which they were asked for."""
@@ -165,7 +179,8 @@ class History:
         }
 
     def __repr__(self) -> str:
-        return f"History({self.worker}: {self.updates:,} updates, {self.examples:,} examples)"
+        updates = f"{self.updates:,} update{'s' * (self.updates != 1)}"
+        return f"History({self.worker}: {updates}, {self.examples:,} examples)"
 
     def __str__(self) -> str:
         kinds = ("applied", "buffered", "rejected", "cancelled")

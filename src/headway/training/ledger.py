@@ -205,7 +205,7 @@ class Ledger:
                 *self._standstill.nothing(hub),
                 *_bad(tally.reasons["not_finite"], tally.updates),
                 *_told(hub.dismissals.num_told),
-                *filter(None, [self.refusals.text]),
+                *filter(None, [self.refusals.text, self.guests.idle]),
                 *_uncounted(self._num_uncounted),
                 *(self._record.warnings if self._record is not None else ()),
             ],
@@ -339,7 +339,7 @@ def too_few(ledger: Ledger, num_workers: int, timeout_s: float | None) -> Exchan
     """
     joined, here = ledger.seen
     more = f"; the server {ledger.waits}" if ledger.waits else ""
-    more += f"; {ledger.refusals.text}" if ledger.refusals.text else ""
+    more += "".join(f"; {told}" for told in (ledger.refusals.text, ledger.guests.idle) if told)
     return ExchangeError(
         "workers have not finished in time",
         where="ParameterServer.wait_for_workers",

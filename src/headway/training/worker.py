@@ -33,7 +33,7 @@ from headway.task.given_optimizer import read_optimizer
 from headway.task.metrics import Loss, Metric
 from headway.task.replica import Replica
 from headway.training.batches import read_data
-from headway.training.blame import told_where
+from headway.training.blame import farewell_of, told_where
 from headway.training.comeback import Comeback, go_on
 from headway.training.devices import usable_device
 from headway.training.ending import Ending, ending
@@ -265,6 +265,7 @@ class AsyncWorker:
         history = self.history = History(device=str(self.device))
         diary = Diary(history, meter, log_frequency)
         learners: list[Learner] = []
+        farewell = ""
 
         def receipt(told: Any) -> None:
             diary.receipt(told)
@@ -311,21 +312,23 @@ class AsyncWorker:
                 self._seen = _look(exchange, _SHORTLY_S if wanted else _LOOK_S) or self._seen
         except ServerLostError as error:
             if exchange.stopped is None:
-                error.add_note(f"Headway: after {history.updates:,} updates, see worker.history")
+                error.add_note(f"Headway: after {history.done()}, see worker.history")
                 raise
             # It had said that it was about to.
             history.stopped = exchange.stopped
+        except Exception as error:
+            farewell = farewell_of(error)
+            raise
         finally:
             diary.close()
             history.dismissed = exchange.is_dismissed
             if history.dismissed:
                 _LOG.warning("Headway: the server told this worker to stop: %s", history.stopped)
             elif history.stopped:
-                after = f"{history.updates:,} updates"
-                _LOG.warning("Headway: ended after %s: %s", after, history.stopped)
+                _LOG.warning("Headway: ended after %s: %s", history.done(), history.stopped)
             history.encoding = f"{self._narrow!r}"
             history.traffic = exchange.traffic.describe()
-            exchange.leave()
+            exchange.leave(farewell)
         return history
 
     def evaluate(
@@ -431,7 +434,11 @@ class AsyncWorker:
             self.name = go_on(exchange, link, invitation, is_named=self._is_named).worker
 
         return Comeback(
-            self._retry, resume, wanted=lambda: bool(wanted), stream=Random(self._instance)
+            self._retry,
+            resume,
+            wanted=lambda: bool(wanted),
+            stream=Random(self._instance),
+            done=lambda: "" if self.history is None else self.history.done(in_full=True),
         )
 
     def _layout(self, module: nn.Module) -> ParameterLayout:
@@ -459,8 +466,9 @@ class AsyncWorker:
                 self._timeout_s if self._seen is None else min(_SHORTLY_S, self._timeout_s)
             )
             try:
-                _, replica = self._enter(invitation)
+                # First, so that the server knows it for somebody who only looks.
                 seen = _look(exchange, _LOOK_S)
+                _, replica = self._enter(invitation)
             finally:
                 exchange.leave()
         except ExchangeError as error:

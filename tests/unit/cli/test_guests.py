@@ -44,7 +44,8 @@ def test_a_server_says_who_comes_and_goes_and_json_stays_json(config, one_visito
     assert main(["server", config, "--port", "0", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["updates"] == 0
-    assert err.splitlines()[1:] == ["ada joined; 1 here", "ada left, 0 updates; 0 here"]
+    left = "ada left without asking for a job: it did not say why; 0 here"
+    assert err.splitlines()[1:] == ["ada joined; 1 here", left]
     assert logging.getLogger(COMINGS).handlers == before
 
 
