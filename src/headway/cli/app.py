@@ -19,6 +19,7 @@ from headway.cli.listing import list_names
 from headway.cli.looking import replay, report
 from headway.cli.running import compare, run, simulate
 from headway.cli.serving import server, status, worker
+from headway.cli.typed import Typed
 
 __all__ = ["app", "main"]
 
@@ -90,9 +91,9 @@ def root(
 app.command()(run)
 app.command()(simulate)
 app.command()(compare)
-app.command()(server)
-app.command()(worker)
-app.command()(status)
+app.command(cls=Typed)(server)
+app.command(cls=Typed)(worker)
+app.command(cls=Typed)(status)
 app.command()(replay)
 app.command()(report)
 app.command("list")(list_names)

@@ -57,15 +57,16 @@ def free_folder(config: Path) -> Path:
     return folder
 
 
-def say_json(tree: Any) -> None:
+def say_json(tree: Any, *, indent: int | None = 2) -> None:
     """Print a tree as strict JSON.
 
     Args:
         tree: Of plain values; NaN becomes ``"NaN"``.
+        indent: Spaces per level; ``None``: all on one line.
     """
     from headway.observe.strict import dumps
 
-    typer.echo(dumps(tree, indent=2))
+    typer.echo(dumps(tree, indent=indent))
 
 
 def fold(head: str, text: str, *, indent: int) -> None:

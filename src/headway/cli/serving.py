@@ -6,8 +6,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
@@ -16,6 +16,7 @@ import typer
 
 from headway.cli.options import AsJson, Config, Settings, say_json
 from headway.cli.standing import status_lines
+from headway.cli.typed import TERMS
 
 if TYPE_CHECKING:
     from headway.config import Resolved
@@ -138,13 +139,9 @@ def server(
     from headway.config import load
     from headway.training.server import ParameterServer
 
-    terms = {
-        "run.record": record,
-        "serving.staleness_policy": staleness_policy and json.dumps(staleness_policy),
-        "serving.staleness_lr_factor": staleness_lr_factor,
-        "serving.max_staleness": max_staleness,
-    }
-    told = [f"{key}={value}" for key, value in terms.items() if value is not None]
+    policies = staleness_policy and json.dumps(staleness_policy)
+    terms = zip(TERMS, (record, policies, staleness_lr_factor, max_staleness), strict=True)
+    told = [f"{key}={value}" for key, value in terms if value is not None]
     resolved = load(config, assignments=[*(settings or ()), *told])
     (_, task), algorithm = _task(resolved), room.make_algorithm(resolved)
     offer = _compression(resolved)
@@ -277,7 +274,10 @@ def status(
         str, typer.Argument(metavar="ADDRESS", help="Of the server: host:port, or host.")
     ] = f"127.0.0.1:{_PORT}",
     watch: Annotated[
-        bool, typer.Option("--watch", help="Ask again every second, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--watch", help="Ask again every second, until Ctrl-C; with --json a line each."
+        ),
     ] = False,
     token_file: TokenFile = None,
     certificate: Certificate = None,
@@ -297,23 +297,41 @@ def status(
         token=_token(token_file),
         insecure=insecure,
     )
-    try:
+    if watch:
+        _watch(ask, as_json=as_json)
+    elif as_json:
+        say_json(ask())
+    else:
+        typer.echo("\n".join(status_lines(ask())))
+
+
+def _watch(ask: Callable[[], dict[str, Any]], *, as_json: bool) -> None:
+    """Ask again and again, until Ctrl-C or the server's end."""
+    told = None
+    with suppress(KeyboardInterrupt):
         while True:
-            told = ask()
-            if watch and not as_json and sys.stdout.isatty():
-                typer.echo(_TO_THE_TOP, nl=False)
+            told = ask() if told is None else _asked_again(ask)
             if as_json:
-                say_json(told)
+                say_json(told, indent=None)
+            elif sys.stdout.isatty():
+                typer.echo(_TO_THE_TOP + "\n".join(status_lines(told)))
             else:
-                typer.echo("\n".join(status_lines(told)))
-            if not watch:
-                return
+                typer.echo("\n".join([*status_lines(told), ""]))
             time.sleep(_EVERY_S)
-            if not as_json and not sys.stdout.isatty():
-                typer.echo("")
-    except KeyboardInterrupt:
-        if not watch:
-            raise
+
+
+def _asked_again(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from headway.core.errors import ServerLostError
+
+    try:
+        return ask()
+    except ServerLostError as error:
+        raise ServerLostError(
+            "the server has ended, or cannot be reached any more",
+            where=error.where,
+            got=error.message,
+            help="watch it again when it has been started again",
+        ) from error
 
 
 @contextmanager

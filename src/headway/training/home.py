@@ -46,7 +46,8 @@ def check_durability(level: str, folder: str | os.PathLike[str] | None, *, where
         ConfigurationError: It needs a folder.
     """
     if level not in _DURABILITIES:
-        raise UnknownNameError.of("durability", str(level), _DURABILITIES, where=where)
+        place = f"{where}(durability=...)"
+        raise UnknownNameError.of("durability", str(level), _DURABILITIES, where=place)
     if level == "log" and folder is None:
         raise ConfigurationError(
             "a log needs a folder",

@@ -12,7 +12,7 @@ import torch
 
 import headway
 from headway.cli import main
-from headway.core.errors import ConfigurationError
+from headway.core.errors import ConfigurationError, ServerLostError
 from headway.runtime.connect import fetch_status
 from tests.command_kit import CONFIG
 
@@ -228,3 +228,63 @@ def test_a_server_ends_in_order_at_a_signal_with_exit_code_0(config, tmp_path, n
     assert run.returncode == 0, err
     assert json.loads(out)["versions"] == 1
     assert list((tmp_path / "ckpt").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    [
+        (["--port", "99999"], "--port"),
+        (["--port", "-1"], "--port"),
+        (["--max-staleness", "-1"], "--max-staleness"),
+        (["--staleness-policy", "foo"], "--staleness-policy"),
+        (["--staleness-lr-factor", "0.5"], "--staleness-lr-factor"),
+        (["--checkpoint-frequency", "0"], "--checkpoint-frequency"),
+        (["--durability", "disk"], "--durability"),
+        (["--durability", "log"], "--durability"),
+        (["--compression", "zip"], "--compression"),
+        (["--record", "payloads"], "--record"),
+        (["--host", "0.0.0.0"], "--host"),
+        (["--token-file", "/dev/null"], "--token-file"),
+        # What was typed in other words stays in those.
+        (["--set", "serving.max_staleness=-1"], "--set serving.max_staleness=-1"),
+        (["--port", "0", "--certificate", "gone.pem", "--key", "gone.key"], "gone.key"),
+    ],
+)
+def test_an_error_names_the_option_that_was_typed(config, capsys, typed, place):
+    assert main(["server", config(), *typed]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("  in ")] == [f"  in     {place}"]
+    names = {"--port": "`port`", "--max-staleness": "serving.max_staleness"}
+    assert place not in names or names[place] not in said[0]
+
+
+def test_a_worker_and_a_status_name_options_too(config, capsys):
+    assert main(["worker", "127.0.0.1:1", config(), "--compression", "zip"]) == 2
+    assert "  in     --compression" in capsys.readouterr().err
+    assert main(["status", "127.0.0.1:1", "--key", "gone.key"]) == 2
+    assert "  in     --key" in capsys.readouterr().err
+
+
+def test_a_watch_in_json_is_a_document_a_line_and_ends_in_words_that_fit(monkeypatch, capsys):
+    answers = iter([{"version": 1, "workers": []}, {"version": 2, "workers": []}])
+
+    def fetch(*_, **__):
+        told = next(answers, None)
+        if told is None:
+            raise ServerLostError(
+                "nobody listens there", where="localhost:1", help="start it first"
+            )
+        return told
+
+    monkeypatch.setattr("headway.runtime.connect.fetch_status", fetch)
+    monkeypatch.setattr("headway.cli.serving._EVERY_S", 0.0)
+    assert main(["status", "localhost:1", "--watch", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [json.loads(line)["version"] for line in captured.out.splitlines()] == [1, 2]
+    assert captured.err.splitlines()[0] == (
+        "error: the server has ended, or cannot be reached any more"
+    )
+    assert "first" not in captured.err
+    # A server that was never there is another matter.
+    assert main(["status", "localhost:1", "--watch"]) == 1
+    assert "start it first" in capsys.readouterr().err
