@@ -326,3 +326,18 @@ def test_the_status_is_json(rig, carrier):
 
     rig = rig(network={"status": lambda: json.dumps({"version": 3})})
     assert fetch_status(rig.network.address) == {"version": 3}
+
+
+def test_an_update_of_no_job_is_counted_with_its_reason(rig):
+    rig = rig()
+    exchange, receipts = receipts_of(rig)
+    exchange.ask()
+    work = job(exchange)
+    exchange.push(work._replace(job=work.job + 40), torch.ones(SIZE), num_examples=1, again=False)
+    assert exchange.settle(PATIENCE_S)
+    assert [(receipt.status, receipt.reason) for receipt in receipts] == [
+        ("rejected", "unknown_job")
+    ]
+    tally = rig.hub.tally
+    assert rig.look(lambda: (tally.updates, dict(tally.reasons))) == (1, {"unknown_job": 1})
+    assert rig.look(lambda: rig.server.counts["rejected"]) == 1

@@ -84,6 +84,12 @@ class Tally:
             self.staleness[receipt.staleness] += 1
             self.recent_staleness += 0.02 * (receipt.staleness - self.recent_staleness)
 
+    def stray(self, receipt: Receipt) -> None:
+        """An update arrived that belongs to no job in flight."""
+        self.updates += 1
+        if receipt.status == "rejected":
+            self.reasons[receipt.reason] += 1
+
     def cancel(self, client: int, examples: int, busy_s: float) -> None:
         """A job was cancelled; ``examples`` is the part of its work that was already done."""
         count = self.clients[client]

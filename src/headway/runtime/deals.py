@@ -118,6 +118,16 @@ class Deals:
             tally.send(ticket.parameters, ticket.buffers)
         return index, number
 
+    def given(self, job: int, member: Member) -> Given | None:
+        """A job in flight; ``None``: it is none, or nobody hands in what others were given.
+
+        Args:
+            job: Its id.
+            member: Who hands it in.
+        """
+        given = self.in_flight.get(job)
+        return given if given is not None and given.member is member else None
+
     def lose(self, member: Member, tally: Tally, now: float) -> list[Given]:
         """A worker's jobs are over, and never came back.
 

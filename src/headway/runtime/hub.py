@@ -387,10 +387,7 @@ class Hub:
         push, now = parcel.header.push, self.now
         if not self._life.takes_pushes:
             return
-        given = self._deals.in_flight.get(push.job)
-        if given is not None and given.member is not member:
-            # Nobody hands in what others were given.
-            given = None
+        given = self._deals.given(push.job, member)
         if given is None and self._deals.clients is not None:
             # Cancelled while it was on its way; the cancellation has asked for the next one.
             self.outbox.send(session, letters.rejected_letter(push.job, "unknown_job"))
@@ -412,6 +409,8 @@ class Hub:
             self.members.worked(member)
             examples = letters.work_in(parcel, receipt)
             self.tally.arrive(given.number, update, receipt, examples, now - given.since_s)
+        else:
+            self.tally.stray(receipt)
         if push.again:
             self._deals.asks_again(member)
         self.outbox.send(session, letters.receipt_letter(receipt), receipt.answer)
