@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def test_a_module_is_imported_by_its_public_name_too(is_first):
     run = [sys.executable, "-W", "error", "-c", "\n".join(program)]
     done = subprocess.run(run, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_stands_for_another_module_is_not_loaded_by_its_file():
+    source = Path(headway.__file__).parent
+    stands = {file.stem for file in source.glob("*.py") if file.stem in MODULES}
+    told = (source.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    options = tomllib.loads(told)["tool"]["pytest"]["ini_options"]["addopts"]
+    assert {f"--ignore=src/headway/{name}.py" for name in stands} <= set(options)
 
 
 def test_an_unknown_name_is_an_ordinary_attribute_error_with_the_nearest_name():

@@ -36,6 +36,7 @@ def status_lines(told: Mapping[str, Any]) -> list[str]:
                 *([("now", told["waits"])] if told.get("waits") else []),
                 *_held(told),
                 *_refused(told),
+                *_parted(told),
                 *_troubles(told),
             ]
         ),
@@ -71,6 +72,15 @@ def _refused(told: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("refused", f"{refused['total']:,} ({counts})"),
         ("the newest", f"{newest['code']}{origin}: {newest['message']}"),
     ]
+
+
+def _parted(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which workers an error has ended, as they said when they left; of many one."""
+    said = [one for one in told.get("workers", []) if one.get("farewell")]
+    if not said:
+        return []
+    others = f" and {len(said) - 1:,} more" if len(said) > 1 else ""
+    return [("ended", f"{said[-1].get('name')}{others}: {_in_one(said[-1]['farewell'])}")]
 
 
 def _troubles(told: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 
 from headway.core import Buffers, ParameterLayout
 from headway.core.errors import ArgumentTypeError, ConfigurationError, ProtocolError
@@ -86,7 +86,9 @@ def _check_callable(made: nn.Module, where: str) -> None:
 
 
 def _check_shapes(made: nn.Module, where: str) -> None:
-    lazy = [name for name in dict(made.named_parameters()) if is_lazy(made.get_parameter(name))]
+    # Not as what torch's annotations call them: one that has no shape yet is of another class.
+    named: dict[str, object] = dict(made.named_parameters())
+    lazy = [name for name, value in named.items() if isinstance(value, UninitializedParameter)]
     if lazy:
         raise ConfigurationError(
             "the model has parameters that have no shape yet",
