@@ -183,9 +183,12 @@ def race_rows(slow: str, seeds: int, limit_s: float, target: float) -> list[dict
 
 def race_row(slow: str, name: str, results: list[hw.Result], target: float) -> dict[str, Any]:
     """What the table says of an algorithm."""
-    # Updates that came while the last evaluation ran may have spoilt the model again.
-    there = [r for r in results if any(p.metrics["accuracy"] >= target for p in r.history)]
-    times = [r.wall_time_s for r in there]
+    # Not the last point alone: updates that come while it is made may spoil the model again.
+    firsts = [
+        next((p for p in r.history if p.metrics["accuracy"] >= target), None) for r in results
+    ]
+    there = [r for r, first in zip(results, firsts, strict=True) if first is not None]
+    times = [first.wall_time_s for first in firsts if first is not None]
     return {
         "workers": slow,
         "algorithm": name,

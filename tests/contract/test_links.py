@@ -341,3 +341,16 @@ def test_an_update_of_no_job_is_counted_with_its_reason(rig):
     tally = rig.hub.tally
     assert rig.look(lambda: (tally.updates, dict(tally.reasons))) == (1, {"unknown_job": 1})
     assert rig.look(lambda: rig.server.counts["rejected"]) == 1
+
+
+def test_an_update_that_is_handed_in_twice_is_counted_once(rig):
+    rig = rig()
+    exchange, receipts = receipts_of(rig)
+    exchange.ask()
+    work = job(exchange)
+    for _ in range(2):
+        exchange.push(work, torch.ones(SIZE), num_examples=1, again=False)
+        assert exchange.settle(PATIENCE_S)
+    assert [receipt.status for receipt in receipts] == ["applied", "applied"]
+    assert rig.look(lambda: rig.server.counts["duplicates"]) == 1
+    assert rig.look(lambda: rig.hub.tally.updates) == 1

@@ -13,6 +13,7 @@ import torch
 import headway as hw
 from headway import algorithms, core
 from headway.observe import RunFolder
+from headway.runtime.exchange import Exchange
 from headway.simulation import every, population, until
 from headway.simulation.resolve import resolve
 from headway.simulation.settings import Settings, server_for
@@ -143,6 +144,45 @@ def test_a_scripted_order_gives_what_the_simulator_gives(kind: str, link: str) -
         theirs = [e for e in engine.server.events if not isinstance(e, core.Noted | core.Ticked)]
         ours = [e for e in scripted.server.events if not isinstance(e, core.Ticked)]
         assert [str(event) for event in ours] == [str(e) for e in theirs[: len(ours)]]
+    finally:
+        scripted.close()
+
+
+@pytest.mark.parametrize(("kind", "is_made_there"), [("buffered", True), ("answers", False)])
+def test_a_payload_is_made_where_the_server_reads_it(
+    kind: str, is_made_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for clients that keep a model: they keep what they have trained."""
+    settings = settings_of(kind, network(3), 3)
+    engine = simulated(settings)
+    made_there: list[bool] = []
+    push = Exchange.push
+
+    def watched(exchange: Exchange, work: Any, payload: Any, **options: Any) -> bool:
+        room = exchange.room()
+        assert room is not None
+        made_there.append(payload.data_ptr() == room.data_ptr())
+        return push(exchange, work, payload, **options)
+
+    monkeypatch.setattr(Exchange, "push", watched)
+    scripted = Scripted(settings, 3)
+    try:
+        scripted.play(script(engine.server.events))
+        assert made_there == [is_made_there] * len(made_there) != []
+        assert same_bits(scripted.server.parameters, engine.server.parameters)
+    finally:
+        scripted.close()
+
+
+def test_a_trainer_that_may_keep_its_payloads_is_given_no_room_for_them() -> None:
+    task = Chase([1.0, 2.0, 4.0])
+    settings = settings_for(task, KINDS["deltas"], concurrency=1, stop=until(updates=6))
+    engine = simulated(settings)
+    task.trained.clear()
+    scripted = Scripted(settings, 1)
+    try:
+        scripted.play(script(engine.server.events))
+        assert [assignment.room() for assignment in task.trained] == [None] * 6
     finally:
         scripted.close()
 

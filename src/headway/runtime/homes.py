@@ -25,8 +25,8 @@ class Homes:
 
     so that all others can still get as many as it has. From the first client on, that is no more than
     ``ceil(clients / executors)`` for anybody, and with enough clients nobody has none. Whoever has room
-    and does not come for ``PATIENCE_S`` while another one has nothing to do is left out until it asks:
-    it may be slow, or may never have begun.
+    and does not come for ``PATIENCE_S`` after another one could have taken the client is left out until it
+    asks: it may be slow, or may never have begun. That other one may work on its own clients meanwhile.
 
     Args:
         num_clients: How many clients there are.

@@ -395,6 +395,7 @@ class Hub:
         name = member.name if given is None else given.name
         update = letters.read_update(name, parcel)
         again = push.again if self._deals.clients is None else True
+        num_repeated = self.server.counts["duplicates"]
         try:
             receipt = self.doors.submit(update, now, again=again and self._life.runs)
         except CheckpointError:
@@ -409,7 +410,7 @@ class Hub:
             self.members.worked(member)
             examples = letters.work_in(parcel, receipt)
             self.tally.arrive(given.number, update, receipt, examples, now - given.since_s)
-        else:
+        elif self.server.counts["duplicates"] == num_repeated:
             self.tally.stray(receipt)
         if push.again:
             self._deals.asks_again(member)

@@ -18,6 +18,7 @@ from headway.runtime.exchange import Exchange, Work
 from headway.runtime.local import SILENT
 from headway.task import Assignment, Cancelled, LocalResult
 from headway.task.replicas import Replicas
+from headway.task.trainer import Trainer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,8 +181,8 @@ class Trainee:
             buffers = _moved(buffers, self._device)
         is_cancelled = partial(self._exchange.is_cancelled, work)
         given = Assignment(work.client, parameters, buffers, order, work.seed, is_cancelled)
-        if self._replicas is None:
-            # One that keeps a model of its own keeps what it has trained, too.
+        if isinstance(self._trainer, Trainer) and self._replicas is None:
+            # Others may keep what they return. And a fragment that a view sends would lie inside of it.
             given = given._replace(room=self._exchange.room)
         try:
             return self._on_cpu(self._trainer.train(given))

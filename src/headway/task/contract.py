@@ -49,9 +49,10 @@ class Assignment(NamedTuple):
             more. A trainer that asks raises :class:`Cancelled` then; one that does not works in
             vain, and does nothing wrong. It does not wait, and changes no result.
         room: Memory for the payload, flat ``[num_params]`` on the CPU: a payload that is written there is not
-            copied on its way to the server. To be asked when the payload is computed, because it may
-            wait; its values do not matter. ``None``: there is none. Whoever does not ask does
-            nothing wrong.
+            copied on its way to the server, and is overwritten by the next job. To be asked when the
+            payload is computed, because it may wait; its values do not matter. ``None``: there is
+            none. Only the trainer of a :class:`~headway.task.Task` is given some, because another
+            one may keep what it returns.
     """
 
     client: int

@@ -100,7 +100,7 @@ class Trainer:
     exception: they are kept here, by client, for as long as the trainer lives.
 
     Memory: the module, its flat gradient, what the local optimizer keeps, one vector more once a
-    job had a proximal term, and one vector per result.
+    job had a proximal term, and one vector per result that is not written to the job's ``room``.
 
     Args:
         replica: The module; it is put into training mode.

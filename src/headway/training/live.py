@@ -86,6 +86,9 @@ class Live(Closing):
         self._settings = settings
         told = {"population": runtime.describe(), "execution": {"mode": "workers"}}
         self._about = {**about_run(settings, label), **told}
+        # Of those who have a turn, as many are at work as there are jobs for.
+        turns = self._about["concurrency"] or runtime.num_jobs
+        self._about["concurrency"] = min(turns, runtime.num_jobs)
         self._label = label
         self._journal = Journal(folder, observers, settings.record)
         self._pinned = runtime.num_workers if keeps_clients(settings.algorithm) else 0
