@@ -216,6 +216,7 @@ class Strangers(RuleBasedStateMachine):
             assert session.is_open
         assert torch.isfinite(server.parameters).all()
         tally = hub.tally
+        assert tally.reasons.total() == server.counts["rejected"]
         assert tally.updates == sum(
             count.accepted + count.rejected for count in tally.clients.values()
         )

@@ -85,8 +85,7 @@ class Tally:
             self.recent_staleness += 0.02 * (receipt.staleness - self.recent_staleness)
 
     def stray(self, receipt: Receipt) -> None:
-        """An update arrived that belongs to no job in flight, and not for the second time."""
-        self.updates += 1
+        """Something arrived that belongs to no job in flight: it is none of the run's updates."""
         if receipt.status == "rejected":
             self.reasons[receipt.reason] += 1
 
