@@ -9,7 +9,7 @@ from math import isfinite, nan
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headway.core import Lost, Ticked
@@ -39,6 +39,8 @@ curves = st.builds(
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(2, 10))
+@example(low=1e-4, width=1e-6, num=2)
+@example(low=1e9, width=1e6, num=2)
 def test_ticks_are_round_few_and_inside(low: float, width: float, num: int) -> None:
     scale = Scale(low, low + width)
     if scale.high - scale.low < 1e-9 * abs(low):

@@ -152,13 +152,17 @@ def _decades(low: float, high: float, num: int) -> list[float]:
 
 def _texts(values: list[float]) -> list[str]:
     largest = max(map(abs, values), default=0.0)
+    step = values[1] - values[0] if len(values) > 1 else largest
+    # As many digits as tell neighbours apart.
+    apart = floor(log10(largest)) - floor(log10(step) + 1e-9) + 2 if step > 0 else 0
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if largest >= size:
             size = 1e3 if suffix == "k" else size
-            return [f"{value / size:.4g}{suffix}" if value else "0" for value in values]
+            return [
+                f"{value / size:.{max(4, apart)}g}{suffix}" if value else "0" for value in values
+            ]
     if 0 < largest < 1e-3:
-        return [f"{value:.3g}" for value in values]
-    step = values[1] - values[0] if len(values) > 1 else largest
+        return [f"{value:.{max(3, apart)}g}" for value in values]
     decimals = max(0, min(6, -floor(log10(step) + 1e-9))) if step > 0 else 0
     if step and abs(round(step, decimals) - step) > 1e-9 * step:
         decimals += 1
